@@ -1,0 +1,211 @@
+"""Every error that eventlog raises, in one tree.
+
+    EventLogError
+    ├── StorageError              the files or the machine
+    │   ├── CorruptionError       damaged bytes: names the file, the position and the offsets
+    │   ├── FormatVersionError    the store was written by a newer eventlog
+    │   ├── NotAStoreError        the directory holds something else
+    │   ├── StorageFullError      no space, quota or file size limit reached (also OSError's ENOSPC)
+    │   ├── StorageReadOnlyError  missing permission, read-only file system or read-only handle
+    │   ├── PoisonedError         an fdatasync failed: nothing is acknowledged until reopening
+    │   ├── LockedError           another process (or this one) has the store open for writing
+    │   ├── ForkedError           the handle was opened before a fork
+    │   └── ClosedError           the handle is closed
+    ├── LogError                  a request that the log refuses
+    │   ├── UnknownTopicError
+    │   ├── InvalidNameError
+    │   ├── InvalidRecordError    a key, value, header or timestamp of the wrong type or range
+    │   ├── RecordTooLargeError
+    │   ├── OffsetOutOfRangeError
+    │   ├── PartitionMismatchError  a call that would need more than one partition
+    │   └── CompressionUnavailableError
+    ├── ConcurrencyError
+    │   └── WrongExpectedVersion
+    ├── EventError
+    │   ├── UnknownEventTypeError
+    │   └── EventDecodeError
+    └── SettingError              a setting outside its limits
+
+Each carries what it is about as attributes and says in its message what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class EventLogError(Exception):
+    """Base of all errors of this package.
+
+    Keyword arguments become attributes; ``hint`` says what to do and ends the message.
+    """
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "", **fields: Any) -> None:
+        self.message = message
+        if hint:
+            self.hint = hint
+        for name, value in fields.items():
+            setattr(self, name, value)
+        self.fields = fields
+        super().__init__(f"{message}. {self.hint}" if self.hint else message)
+
+    def __reduce__(self) -> Any:  # errors cross process boundaries (multiprocessing, pickle)
+        return _rebuild, (type(self), self.message, self.hint, self.fields)
+
+
+def _rebuild(
+    cls: type[EventLogError], message: str, hint: str, fields: dict[str, Any]
+) -> EventLogError:
+    error = cls.__new__(cls)
+    EventLogError.__init__(error, message, hint=hint, **fields)
+    return error
+
+
+class StorageError(EventLogError):
+    """The files or the machine failed. ``path`` and ``errno`` tell where they are known."""
+
+    path: str = ""
+    errno: int = 0
+
+
+class CorruptionError(StorageError):
+    """Bytes on disk are not what was written.
+
+    ``path``, ``position`` (bytes in the file), ``offset`` (first offset that cannot be read) and
+    ``case`` (the label of the recovery table in docs/FORMAT.md). Reading below ``offset`` works.
+    """
+
+    position: int = -1
+    offset: int = -1
+    case: str = "C-D"
+
+
+class FormatVersionError(StorageError):
+    """The store is of a newer format (``found`` > ``known``)."""
+
+    found: int = 0
+    known: int = 0
+
+
+class NotAStoreError(StorageError):
+    """The directory exists and is not a store, or there is nothing to open."""
+
+
+class StorageFullError(StorageError):
+    """ENOSPC, EDQUOT or EFBIG. Nothing of the call was kept; make room and call again."""
+
+
+class StorageReadOnlyError(StorageError):
+    """Writing is not possible here: permission, read-only file system, or a read-only handle."""
+
+
+class PoisonedError(StorageError):
+    """An fdatasync failed, so what is on disk is unknown. Close and reopen the store."""
+
+
+class LockedError(StorageError):
+    """The store is open for writing elsewhere; ``holder_pid`` says where (0: unknown)."""
+
+    holder_pid: int = 0
+
+
+class ForkedError(StorageError):
+    """The handle belongs to the parent process."""
+
+
+class ClosedError(StorageError):
+    """The handle was closed."""
+
+
+class LogError(EventLogError):
+    """The log refuses the request."""
+
+
+class UnknownTopicError(LogError):
+    """No such topic; ``topic`` names it."""
+
+    topic: str = ""
+
+
+class InvalidNameError(LogError):
+    """A topic, stream or type name that cannot be one; ``name`` holds it."""
+
+    name: str = ""
+
+
+class InvalidRecordError(LogError, TypeError):
+    """A key, value, header or timestamp of a wrong type or range; ``field`` says which."""
+
+    field: str = ""
+
+
+class RecordTooLargeError(LogError, ValueError):
+    """Larger than ``limit`` bytes; ``size`` tells how large."""
+
+    size: int = 0
+    limit: int = 0
+
+
+class OffsetOutOfRangeError(LogError, ValueError):
+    """``offset`` is outside ``log_start_offset`` .. ``log_end_offset``."""
+
+    offset: int = 0
+    log_start_offset: int = 0
+    log_end_offset: int = 0
+
+
+class PartitionMismatchError(LogError, ValueError):
+    """The call would span two partitions, or names one that is not there."""
+
+
+class CompressionUnavailableError(LogError):
+    """A batch is compressed with a codec whose library is not installed; ``codec`` names it."""
+
+    codec: str = ""
+
+
+class ConcurrencyError(EventLogError):
+    """Somebody else was first."""
+
+
+class WrongExpectedVersion(ConcurrencyError):  # noqa: N818  the name the field uses
+    """The stream is not at the expected version: nothing was appended. Load again and retry.
+
+    ``stream``, ``expected`` (int or the name of the rule) and ``actual`` (0: no such stream).
+    """
+
+    stream: str
+    expected: Any
+    actual: int
+
+    def __init__(self, stream: str, expected: Any, actual: int) -> None:
+        super().__init__(
+            f"stream {stream!r} is at version {actual}, expected {expected}",
+            hint="Read the stream again and retry",
+            stream=stream,
+            expected=expected,
+            actual=actual,
+        )
+
+
+class EventError(EventLogError):
+    """An event cannot be turned into bytes or back."""
+
+
+class UnknownEventTypeError(EventError):
+    """No class is registered for the type; ``event_type`` names it."""
+
+    event_type: str = ""
+
+
+class EventDecodeError(EventError, ValueError):
+    """The bytes of an event do not fit its registered class."""
+
+
+class SettingError(EventLogError, ValueError):
+    """``setting`` has ``value``, which is outside its limits."""
+
+    setting: str = ""
+    value: Any = None

@@ -1,0 +1,548 @@
+"""One partition: append, read, wait. A thin hand on C's partition."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eventlog._native import DURABILITY, check, ffi, last_error, lib, path_bytes
+from eventlog.clock import Clock
+from eventlog.errors import (
+    InvalidRecordError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    SettingError,
+)
+from eventlog.log import cursor as _cursor
+from eventlog.log.compression import ZSTD, compress_zstd
+from eventlog.log.cursor import CHUNK_COUNT, Cursor, Take
+from eventlog.log.record import NO_HEADERS, Record
+from eventlog.settings import TopicSettings, check_durability
+
+_NULL = ffi.NULL
+_HEADER_SIZE = 61
+RECORD_SIZE_BYTES_MAX = 2**31 - 1024
+"""Keys and values are counted by 32 bits in the format."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionState:
+    """Where a partition stands. Offsets are exclusive ends, except the log start.
+
+    Attributes:
+        log_start_offset: first offset kept.
+        log_end_offset: offset that the next record gets.
+        high_watermark: records below it can be read.
+        durable_end_offset: records below it are on disk.
+        appended_batches, appended_bytes, sync_count: since a writer opened the store.
+        active_base_offset: first offset of the newest segment.
+        active_position: bytes written to the newest segment.
+        poisoned_errno: not 0 after a failed fdatasync.
+        writer_pid: process that has the store open for writing, 0 none.
+    """
+
+    log_start_offset: int
+    log_end_offset: int
+    high_watermark: int
+    durable_end_offset: int
+    appended_batches: int
+    appended_bytes: int
+    sync_count: int
+    active_base_offset: int
+    active_position: int
+    poisoned_errno: int
+    writer_pid: int
+
+
+def native_options(settings: TopicSettings) -> Any:
+    """Settings as C takes them."""
+    return ffi.new(
+        "el_partition_options *",
+        {
+            "segment_size_bytes_max": settings.segment_size_bytes_max,
+            "segment_ms": settings.segment_ms,
+            "batch_size_bytes_max": settings.batch_size_bytes_max,
+            "index_interval_bytes": settings.index_interval_bytes,
+            "index_size_bytes_max": settings.index_size_bytes_max,
+            "preallocation_bytes_max": settings.preallocation_bytes_max,
+            "durability": DURABILITY[settings.durability],
+            "gather_us": settings.gather_us,
+        },
+    )
+
+
+class Partition:
+    """One partition of a topic, open in this process. Thread-safe; a forked child may not use it.
+
+    Attributes:
+        topic: name of the topic.
+        number: of the partition, from 0.
+        writable: may it be appended to here?
+        directory: where its segments are.
+        closed_end_offset: the log end offset once it was closed cleanly, -1 before.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        directory: Path,
+        control_path: Path,
+        settings: TopicSettings,
+        clock: Clock,
+        *,
+        writable: bool,
+        checkpoint: Callable[[Partition], None],
+    ) -> None:
+        self.topic = topic
+        self.number = number
+        self.directory = directory
+        self.writable = writable
+        self._now_ms = clock.now_ms
+        self._write_checkpoint = checkpoint
+        self.closed_end_offset = -1
+        self._use(settings)
+        handle = lib.el_partition_open(
+            path_bytes(directory), path_bytes(control_path), writable, native_options(settings)
+        )
+        if handle == _NULL:
+            raise last_error(_last_code())
+        self.handle: Any = ffi.gc(handle, lib.el_partition_free)
+
+    def _use(self, settings: TopicSettings) -> None:
+        self.settings = settings
+        self._durability = DURABILITY[settings.durability]
+        self._compress_from = (
+            settings.compression_size_bytes_min if settings.compression == "zstd" else sys.maxsize
+        )
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def begin(self, end: Any) -> None:
+        """Go on from where recovery found the log to end (``el_log_end *``)."""
+        check(lib.el_partition_begin(self.handle, end))
+
+    def configure(self, settings: TopicSettings) -> None:
+        """Use other settings from now on."""
+        check(lib.el_partition_configure(self.handle, native_options(settings)))
+        self._use(settings)
+
+    def close(self, *, clean: bool = True) -> None:
+        """Make durable what is not, cut the reserved room, close the files. Twice is fine.
+
+        Raises:
+            PoisonedError, StorageError: it could not be made durable; what was acknowledged under
+                ``"os"`` or ``"interval"`` since the last sync is in doubt.
+        """
+        if clean and self.writable and self.closed_end_offset < 0:
+            end = self.live_state()
+            check(lib.el_partition_close(self.handle, True))
+            self.closed_end_offset = end.log_end_offset if end else -1
+        else:
+            check(lib.el_partition_close(self.handle, clean))
+
+    # -- where it stands ------------------------------------------------------------------------
+
+    def state(self) -> PartitionState:
+        """All of them at (nearly) one moment.
+
+        Raises:
+            ClosedError, ForkedError: see there.
+        """
+        state = ffi.new("el_partition_state *")
+        check(lib.el_partition_state_read(self.handle, state))
+        return PartitionState(
+            *(int(getattr(state, name)) for name in PartitionState.__dataclass_fields__)
+        )
+
+    def live_state(self) -> PartitionState | None:
+        """As :meth:`state`; None while no writer of this boot has begun here."""
+        state = ffi.new("el_partition_state *")
+        result = lib.el_partition_state_read(self.handle, state)
+        return None if result == lib.EL_ERR_NOT_RUNNING else self.state()
+
+    @property
+    def log_start_offset(self) -> int:
+        """First offset kept."""
+        return self.state().log_start_offset
+
+    @property
+    def log_end_offset(self) -> int:
+        """Offset that the next record gets."""
+        return self.state().log_end_offset
+
+    @property
+    def high_watermark(self) -> int:
+        """Records below it can be read."""
+        return self.state().high_watermark
+
+    @property
+    def durable_end_offset(self) -> int:
+        """Records below it are on disk."""
+        return self.state().durable_end_offset
+
+    def sync(self) -> None:
+        """Return when all that is appended is on disk.
+
+        Raises:
+            PoisonedError: an fdatasync failed, now or before.
+        """
+        check(lib.el_partition_sync(self.handle))
+
+    def checkpoint(self) -> None:
+        """:meth:`sync`, and write down durably how far the log reaches: recovery will not go below."""
+        self.sync()
+        self._write_checkpoint(self)
+
+    def wait(self, offset: int, timeout_s: float | None = None) -> bool:
+        """Wait until the record at ``offset`` can be read. False when the time is up.
+
+        Sleeps on a futex: costs nothing while waiting, wakes within microseconds, also for what
+        another process appends.
+
+        Args:
+            offset: of the record waited for.
+            timeout_s: seconds; None: for ever.
+        """
+        left_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
+        while True:
+            result = check(lib.el_partition_wait(self.handle, offset, left_ns))
+            if result != lib.EL_INTERRUPTED:
+                return bool(result == lib.EL_OK)
+
+    # -- append ---------------------------------------------------------------------------------
+
+    def append_one(
+        self,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: bytes = NO_HEADERS,
+        timestamp_ms: int | None = None,
+        durability: str | None = None,
+    ) -> int:
+        """Append one record as a batch of its own; returns its offset. The short way in.
+
+        Args:
+            value: bytes, or None for a tombstone.
+            key: bytes or None.
+            headers: encoded (:func:`eventlog.log.record.encode_headers`).
+            timestamp_ms: milliseconds since 1970 UTC; None: now.
+            durability: other than the topic's, for this call.
+
+        Raises: see :meth:`eventlog.log.topic.Topic.append`.
+        """
+        if (type(value) is not bytes and value is not None) or (
+            type(key) is not bytes and key is not None
+        ):
+            raise _not_bytes(value, key)
+        value_size = -1 if value is None else len(value)
+        if value_size >= self._compress_from:
+            return self.append_columns(
+                (value,), keys=(key,), headers=headers, timestamp_ms=timestamp_ms,
+                durability=durability,
+            )[0]
+        if value_size > RECORD_SIZE_BYTES_MAX or (key is not None and len(key) > RECORD_SIZE_BYTES_MAX):
+            raise _record_too_large(max(value_size, len(key or b"")))
+        offset: int = lib.el_partition_append(
+            self.handle,
+            _NULL if key is None else key,
+            -1 if key is None else len(key),
+            _NULL if value is None else value,
+            value_size,
+            headers,
+            len(headers),
+            self._now_ms() if timestamp_ms is None else timestamp_ms,
+            self._durability if durability is None else DURABILITY[check_durability(durability)],
+        )
+        if offset < 0:
+            raise last_error(offset)
+        return offset
+
+    def append_columns(
+        self,
+        values: Sequence[bytes | None],
+        *,
+        keys: bytes | Sequence[bytes | None] | None = None,
+        headers: bytes | Sequence[bytes] | None = None,
+        timestamps_ms: Sequence[int] | None = None,
+        timestamp_ms: int | None = None,
+        numbers: Sequence[int] | None = None,
+        number_name: bytes = b"",
+        ids: bytes | None = None,
+        id_name: bytes = b"",
+        durability: str | None = None,
+    ) -> tuple[int, int]:
+        """Append records as one atomic batch; returns (first offset, position of the batch in bytes).
+
+        Args:
+            values: one bytes (or None) a record.
+            keys, headers: one each, or one ``bytes`` for all, or None. Headers are encoded.
+            timestamps_ms: one each; otherwise ``timestamp_ms`` (None: now) for all.
+            numbers: one each, written by C as the header ``number_name``, 8 bytes big-endian.
+            ids: 16 bytes each, written by C as the header ``id_name``.
+            durability: other than the topic's, for this call.
+        """
+        count = len(values)
+        if count == 0:
+            raise InvalidRecordError("a batch without records", hint="Pass one or more", field="values")
+        columns = ffi.new("el_columns *")
+        keep = _fill_columns(columns, values, keys, headers)
+        if timestamps_ms is not None:
+            keep.append(_int64(timestamps_ms, count, "timestamps_ms"))
+            columns.timestamps = ffi.from_buffer("int64_t[]", keep[-1])
+        else:
+            columns.timestamp = self._now_ms() if timestamp_ms is None else timestamp_ms
+        if numbers is not None:
+            keep += (_int64(numbers, count, "numbers"), ffi.from_buffer(number_name + b"\0"))
+            columns.numbers = ffi.from_buffer("int64_t[]", keep[-2])
+            columns.number_name = keep[-1]
+        if ids is not None:
+            if len(ids) != 16 * count:
+                raise InvalidRecordError("ids are not 16 bytes a record", field="ids")
+            keep += (ffi.from_buffer(ids), ffi.from_buffer(id_name + b"\0"))
+            columns.ids = keep[-2]
+            columns.id_name = keep[-1]
+        code = self._durability if durability is None else DURABILITY[check_durability(durability)]
+        position = ffi.new("int64_t *")
+        if self._compress_from != sys.maxsize:
+            offset = self._append_compressed(columns, code, position)
+        else:
+            offset = lib.el_partition_append_columns(self.handle, columns, code, position)
+        del keep  # C holds nothing of it any more
+        return check(offset), int(position[0])
+
+    def _append_compressed(self, columns: Any, durability: int, position: Any) -> int:
+        size = check(lib.el_batch_encode(columns, _NULL, 0))
+        if size < self._compress_from:
+            return int(lib.el_partition_append_columns(self.handle, columns, durability, position))
+        batch = bytearray(size)
+        check(lib.el_batch_encode(columns, ffi.from_buffer(batch), size))
+        payload = compress_zstd(
+            memoryview(batch)[_HEADER_SIZE:], self.settings.compression_level
+        )
+        if len(payload) < size - _HEADER_SIZE:
+            batch[_HEADER_SIZE:] = payload
+            check(lib.el_batch_compressed(ffi.from_buffer(batch), len(batch), ZSTD))
+        return int(
+            lib.el_partition_append_batch(
+                self.handle, ffi.from_buffer(batch), len(batch), durability, position
+            )
+        )
+
+    def append_batch(self, batch: bytes, *, durability: str | None = None) -> int:
+        """Append one encoded RecordBatch v2 as it is; its base offset is set here. Returns that.
+
+        Raises:
+            StorageError: not exactly one sound batch.
+        """
+        code = self._durability if durability is None else DURABILITY[check_durability(durability)]
+        return check(lib.el_partition_append_batch(self.handle, batch, len(batch), code, _NULL))
+
+    # -- read -----------------------------------------------------------------------------------
+
+    def cursor(self, capacity: int = CHUNK_COUNT) -> Cursor:
+        """A new cursor; see :class:`eventlog.log.cursor.Cursor`."""
+        return Cursor(self, capacity)
+
+    def read(
+        self, *, start: int | None = None, end: int | None = None, limit: int | None = None
+    ) -> Iterator[Record]:
+        """Records ``start <= offset < end``, in order, up to the high watermark of this moment.
+
+        Args:
+            start: offset; None: the log start.
+            end: offset, exclusive; None: the high watermark when the call was made.
+            limit: at most so many.
+
+        Raises:
+            OffsetOutOfRangeError: ``start`` is below the log start or past the log end.
+            CorruptionError: from the iterator, when it comes to a damaged batch. What came before is
+                good.
+        """
+        chunks: Iterator[list[Record]] = self.read_batches(start=start, end=end, limit=limit)
+        return itertools.chain.from_iterable(chunks)
+
+    def read_batches(
+        self,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int | None = None,
+        take: Take = "records",
+        batch_count: int = CHUNK_COUNT,
+    ) -> Iterator[list[Any]]:
+        """As :meth:`read`, in lists of up to ``batch_count`` records: the fast way to read many.
+
+        Args:
+            take: ``"records"``, ``"values"``, ``"keys"`` or ``"tuples"`` (offset, timestamp, key, value).
+        """
+        if take not in ("records", "values", "tuples", "keys"):
+            raise SettingError(
+                f"take is {take!r}", hint="It has to be records, values, tuples or keys",
+                setting="take", value=take,
+            )
+        first, last = self._range(start, end)
+        return self._chunks(first, last, sys.maxsize if limit is None else limit, take, batch_count)
+
+    def _range(self, start: int | None, end: int | None) -> tuple[int, int]:
+        state = self.state()
+        first = state.log_start_offset if start is None else start
+        if not state.log_start_offset <= first <= max(state.log_end_offset, state.high_watermark):
+            raise out_of_range(first, state)
+        last = state.high_watermark if end is None else min(end, state.high_watermark)
+        return first, last
+
+    def _chunks(
+        self, first: int, last: int, limit: int, take: Take, batch_count: int
+    ) -> Iterator[list[Any]]:
+        topic, number = self.topic, self.number
+        with Cursor(self, batch_count) as cursor:
+            cursor.seek(first)
+            while limit > 0 and cursor.next(last, min(limit, batch_count)):
+                limit -= cursor.count
+                yield cursor.take(take, Record, topic, number)
+
+    def tail(
+        self, *, start: int | None = None, timeout_s: float | None = None
+    ) -> Iterator[Record]:
+        """Records from ``start`` (None: the log end) on, and on, waiting for more.
+
+        Args:
+            start: offset.
+            timeout_s: end when nothing has come for so many seconds; None: never end.
+        """
+        first, _ = self._range(self.high_watermark if start is None else start, None)
+        return self._follow(first, timeout_s)
+
+    def _follow(self, offset: int, timeout_s: float | None) -> Iterator[Record]:
+        with Cursor(self) as cursor:
+            cursor.seek(offset)
+            while True:
+                if cursor.next():
+                    records: list[Record] = cursor.take("records", Record, self.topic, self.number)
+                    offset = records[-1].offset + 1
+                    yield from records
+                elif not self.wait(offset, timeout_s):
+                    return
+
+    def offset_for_time(self, timestamp_ms: int) -> int:
+        """First offset whose record has that time or a later one; the high watermark where there is
+        none. (Times need not rise: later offsets may be older again.)"""
+        with Cursor(self) as cursor:
+            offset = max(cursor.find_time(timestamp_ms), self.log_start_offset)
+            cursor.seek(offset)
+            while cursor.next():
+                for found, timestamp, _, _ in cursor.take("tuples"):
+                    if timestamp >= timestamp_ms:
+                        return int(found)
+                    offset = found + 1
+            return offset
+
+
+def _last_code() -> int:
+    told = ffi.new("el_error *")
+    lib.el_error_last(told)
+    return int(told.code)
+
+
+def out_of_range(offset: int, state: PartitionState) -> OffsetOutOfRangeError:
+    """The error for an offset outside what is kept."""
+    return OffsetOutOfRangeError(
+        f"offset {offset} is outside {state.log_start_offset} .. {state.log_end_offset}",
+        hint="Start from the log start (start=None) or at the log end",
+        offset=offset,
+        log_start_offset=state.log_start_offset,
+        log_end_offset=state.log_end_offset,
+    )
+
+
+def _not_bytes(value: object, key: object) -> InvalidRecordError:
+    field, bad = ("value", value) if not (value is None or type(value) is bytes) else ("key", key)
+    return InvalidRecordError(
+        f"{field} is {type(bad).__name__}, not bytes",
+        hint=f"Encode it, e.g. {field}.encode() or bytes({field}); None is allowed",
+        field=field,
+    )
+
+
+def _record_too_large(size: int) -> RecordTooLargeError:
+    return RecordTooLargeError(
+        f"a record of {size:,} bytes",
+        hint="Split it, or keep large objects elsewhere and append a reference",
+        size=size,
+        limit=RECORD_SIZE_BYTES_MAX,
+    )
+
+
+def _int64(numbers: Sequence[int], count: int, name: str) -> array[int]:
+    if len(numbers) != count:
+        raise InvalidRecordError(
+            f"{len(numbers)} {name} for {count} records", hint="Pass one each", field=name
+        )
+    try:
+        return numbers if type(numbers) is array and numbers.typecode == "q" else array("q", numbers)
+    except (TypeError, OverflowError) as error:
+        raise InvalidRecordError(
+            f"{name}: {error}", hint="Pass whole numbers of 64 bits", field=name
+        ) from None
+
+
+def _fill_columns(
+    columns: Any,
+    values: Sequence[bytes | None],
+    keys: bytes | Sequence[bytes | None] | None,
+    headers: bytes | Sequence[bytes] | None,
+) -> list[Any]:
+    """Point the columns at the objects (CPython) or at one packed copy of them. Returns what has to
+    be kept alive during the call."""
+    columns.count = len(values)
+    values = values if type(values) is tuple else tuple(values)
+    if keys is not None and type(keys) is not bytes:
+        keys = keys if type(keys) is tuple else tuple(keys)
+    if headers is not None and type(headers) is not bytes:
+        headers = headers if type(headers) is tuple else tuple(headers)
+    if _cursor.ROUTE_OBJECTS:
+        columns.values = id(values)
+        columns.keys = 0 if keys is None else id(keys)
+        columns.headers = 0 if headers is None else id(headers)
+        return [values, keys, headers]
+    return _pack_columns(columns, values, keys, headers)
+
+
+def _pack_columns(
+    columns: Any,
+    values: tuple[bytes | None, ...],
+    keys: bytes | tuple[bytes | None, ...] | None,
+    headers: bytes | tuple[bytes, ...] | None,
+) -> list[Any]:
+    parts: list[bytes] = []
+    keep: list[Any] = []
+
+    def sizes(items: tuple[bytes | None, ...], name: str) -> Any:
+        if len(items) != len(values):
+            raise InvalidRecordError(f"{len(items)} {name} for {len(values)} values", field=name)
+        for index, item in enumerate(items):
+            if item is not None and type(item) is not bytes:
+                raise InvalidRecordError(f"{name}[{index}]: an item is not bytes", field=name)
+        parts.extend(item for item in items if item)
+        keep.append(array("q", [-1 if item is None else len(item) for item in items]))
+        return ffi.from_buffer("int64_t[]", keep[-1])
+
+    columns.value_sizes = sizes(values, "values")
+    if keys is not None:
+        columns.key_sizes = sizes(
+            (keys,) * len(values) if isinstance(keys, bytes) else keys, "keys"
+        )
+    if headers is not None:
+        columns.header_sizes = sizes(
+            (headers,) * len(values) if isinstance(headers, bytes) else headers, "headers"
+        )
+    keep.append(ffi.from_buffer(b"".join(parts) or b"\0"))
+    columns.packed = keep[-1]
+    return keep
+

@@ -1,0 +1,180 @@
+"""A buffered producer: many small sends, few batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Self
+
+from eventlog.errors import ClosedError, EventLogError, InvalidRecordError, SettingError
+
+if TYPE_CHECKING:
+    from eventlog.log.topic import Topic
+
+_COUNT_BETWEEN_LOOKS = 64
+
+
+class Producer:
+    """Collects records and appends them in batches: when ``batch_size_bytes`` are together, when
+    ``linger_ms`` are over, at :meth:`flush` and at :meth:`close`.
+
+    ``send`` acknowledges nothing: what is still in the buffer is lost with the process. After
+    ``flush()`` returned, everything sent before is as durable as the topic promises. If appending
+    fails the records stay in the buffer, in order, and the error is raised by the next ``send``,
+    ``flush`` or ``close`` of any thread; calling ``flush`` again tries again.
+
+    Thread-safe. After a fork the child's copy is empty of meaning: sending raises ForkedError.
+
+    Args:
+        topic: where the records go.
+        linger_ms: longest time that a record waits in the buffer; 0 .. 60,000 ms, 0 waits only for
+            size, flush or close.
+        batch_size_bytes: append once so many bytes of keys and values are together, 1 KiB .. 1 GiB.
+        durability: other than the topic's.
+    """
+
+    def __init__(
+        self,
+        topic: Topic,
+        *,
+        linger_ms: int = 5,
+        batch_size_bytes: int = 1024 * 1024,
+        durability: str | None = None,
+    ) -> None:
+        for name, value, least, most in (
+            ("linger_ms", linger_ms, 0, 60_000),
+            ("batch_size_bytes", batch_size_bytes, 1024, 1024**3),
+        ):
+            if type(value) is not int or not least <= value <= most:
+                raise SettingError(
+                    f"{name} is {value!r}", hint=f"It has to be {least:,} .. {most:,}",
+                    setting=name, value=value,
+                )
+        self._topic = topic
+        self._linger_s = linger_ms / 1000
+        self._batch_size_bytes = batch_size_bytes
+        self._durability = durability
+        # The lists are appended to without a lock (one append is atomic under the GIL, and the two
+        # are one tuple) and taken over as a whole under it.
+        self._buffer: list[tuple[bytes | None, bytes | None]] = []
+        self._append = self._buffer.append
+        self._sent = 0
+        self._size_bytes = 0
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._closed = False
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close()
+
+    def send(self, value: bytes | None, key: bytes | None = None) -> None:
+        """Put one record into the buffer.
+
+        Args:
+            value: bytes, or None for a tombstone.
+            key: bytes or None; decides about the partition.
+
+        Raises:
+            InvalidRecordError: not bytes.
+            ClosedError: the producer was closed.
+            StorageError and others: what an append in the background met.
+        """
+        if (type(value) is not bytes and value is not None) or (
+            type(key) is not bytes and key is not None
+        ):
+            raise InvalidRecordError(
+                "a key or value is not bytes", hint="Encode it; None is allowed", field="value"
+            )
+        self._append((value, key))
+        size = self._size_bytes = self._size_bytes + (len(value) if value else 0)
+        if size >= self._batch_size_bytes or self._thread is None or self._error is not None:
+            self._look()
+
+    def _look(self) -> None:
+        """The slow part of send: something is due."""
+        if self._closed:
+            self._buffer.pop()
+            raise ClosedError("the producer was closed", hint="Make a new one")
+        if self._thread is None and self._linger_s > 0:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=self._linger, name="eventlog-producer", daemon=True
+                    )
+                    self._thread.start()
+        if self._error is not None or self._size_bytes >= self._batch_size_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Append all that was sent before; returns when it is as durable as promised.
+
+        Raises:
+            What :meth:`eventlog.log.topic.Topic.append_many` raises; the records stay in the buffer.
+        """
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        pending, fresh = self._buffer, list[tuple[bytes | None, bytes | None]]()
+        if not pending:
+            self._error = None
+            return
+        self._buffer = fresh
+        self._append = fresh.append
+        self._size_bytes = 0
+        done = 0
+        try:
+            while done < len(pending):
+                chunk = pending[done : done + self._chunk_count(pending, done)]
+                values, keys = zip(*chunk, strict=True)
+                self._topic.append_many(values, keys=keys, durability=self._durability)
+                done += len(chunk)
+            self._error = None
+        except BaseException as error:
+            self._error = error
+            pending[:done] = []
+            pending += self._buffer
+            self._buffer = pending
+            self._append = pending.append
+            raise
+
+    def _chunk_count(self, pending: list[tuple[bytes | None, bytes | None]], start: int) -> int:
+        """How many from ``start`` on make a batch of about the wanted size."""
+        limit = min(self._batch_size_bytes * 2, self._topic.settings.batch_size_bytes_max // 2)
+        size = 0
+        for count, (value, key) in enumerate(pending[start:] if start else pending):
+            size += len(value or b"") + len(key or b"") + 32
+            if size > limit and count:
+                return count
+        return len(pending) - start
+
+    def _linger(self) -> None:
+        while not self._wake.wait(self._linger_s):
+            if self._buffer and self._error is None:
+                try:
+                    self.flush()
+                except EventLogError:
+                    time.sleep(0)  # kept in self._error: the next send, flush or close raises it
+                except BaseException:
+                    return
+
+    def close(self) -> None:
+        """Flush and end. Twice is fine.
+
+        Raises:
+            What :meth:`flush` raises; the producer then stays open, so that it can be tried again.
+        """
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        self._wake.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self._thread = None  # the next send goes the slow way and is refused

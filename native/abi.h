@@ -1,0 +1,245 @@
+/* abi.h: everything Python can call. Read by the C compiler and by cffi alike, so: declarations
+ * only, flat types, no preprocessor beyond plain integer constants.
+ *
+ * Rules: negative results are EL_ERR_*; el_error_last() then tells more, for this thread only. C
+ * never calls Python (pyobjects.c apart), keeps no pointer to a caller's memory after it returned,
+ * and guards its own handles: every call may run while another thread closes the handle.
+ */
+
+#define EL_OK 0
+#define EL_END 1         /* nothing (more) to read below the limit */
+#define EL_COMPRESSED 2  /* the cursor stands at a compressed batch: see el_cursor_payload */
+#define EL_TIMEOUT 3
+#define EL_INTERRUPTED 4 /* a signal came: let Python look at it, then call again */
+
+#define EL_ERR_ARGUMENT -1
+#define EL_ERR_TYPE -2      /* an item is not exact bytes (or None where null is allowed) */
+#define EL_ERR_TOO_LARGE -3
+#define EL_ERR_MEMORY -4
+#define EL_ERR_OS -5        /* os_errno and path tell */
+#define EL_ERR_CORRUPT -6   /* path, position, offset, what tell */
+#define EL_ERR_SHORT -7     /* bytes end inside a batch */
+#define EL_ERR_POISONED -8  /* an earlier fdatasync failed; os_errno is its errno */
+#define EL_ERR_CLOSED -9
+#define EL_ERR_RANGE -10    /* offset below the log start or past the log end */
+#define EL_ERR_FORKED -11
+#define EL_ERR_READ_ONLY -12
+#define EL_ERR_LOCKED -13
+#define EL_ERR_NOT_RUNNING -14 /* control page is not of this boot, or no writer made it */
+
+#define EL_DURABILITY_OS 0
+#define EL_DURABILITY_INTERVAL 1
+#define EL_DURABILITY_SYNC 2
+
+/* A partition that promises `sync` never has more than this unsynced, save for two batches. Recovery
+ * relies on it: sound batches that reach further behind a bad one prove that it was durable. */
+#define EL_UNSYNCED_BYTES_MAX 8388608
+
+#define EL_TAKE_RECORDS 0 /* record_type(topic, partition, offset, timestamp, key, value, headers) */
+#define EL_TAKE_VALUES 1
+#define EL_TAKE_TUPLES 2  /* (offset, timestamp, key, value) */
+#define EL_TAKE_KEYS 3
+
+typedef struct el_partition el_partition;
+typedef struct el_cursor el_cursor;
+
+typedef struct {
+    int32_t code;
+    int32_t os_errno;
+    int64_t position; /* bytes in the file, -1 unknown */
+    int64_t offset;   /* first offset concerned, -1 unknown */
+    char what[160];
+    char path[1024];
+} el_error;
+
+/* One record in place. Pointers are valid as long as the cursor's next move. */
+typedef struct {
+    int64_t offset;
+    int64_t timestamp;
+    const uint8_t *key;
+    const uint8_t *value;
+    const uint8_t *headers; /* `varint count` + encoded headers */
+    int64_t key_size;       /* -1: null */
+    int64_t value_size;     /* -1: null */
+    int64_t headers_size;
+    int64_t batch_position;  /* of the batch in its segment file */
+    int32_t record_position; /* of the record in its batch, from the batch's first byte */
+    int32_t unused;
+} el_view;
+
+typedef struct {
+    int64_t segment_size_bytes_max;
+    int64_t segment_ms;
+    int64_t batch_size_bytes_max;
+    int64_t index_interval_bytes;
+    int64_t index_size_bytes_max;
+    int64_t preallocation_bytes_max; /* largest step in which the active segment grows; 0: none */
+    int32_t durability;              /* what the partition promises: EL_DURABILITY_* */
+    int32_t gather_us;               /* longest wait for other writers before an fdatasync */
+} el_partition_options;
+
+/* Where recovery found the log to end; from it a writer goes on. */
+typedef struct {
+    int64_t log_start_offset;
+    int64_t log_end_offset;
+    int64_t active_base_offset;
+    int64_t active_position;       /* bytes of whole batches in the active segment */
+    int64_t index_entries;         /* in the active segment's .index */
+    int64_t time_index_entries;
+    int64_t bytes_since_index;
+    int64_t max_timestamp;         /* of the active segment, -1 none */
+    int64_t max_timestamp_offset;  /* last offset of the first batch that has it */
+    int64_t first_timestamp;       /* max timestamp of the active segment's first batch, -1 none */
+    int64_t last_indexed_timestamp; /* of the last .timeindex entry, -1 none */
+} el_log_end;
+
+typedef struct {
+    int64_t log_start_offset;
+    int64_t log_end_offset;
+    int64_t high_watermark;
+    int64_t durable_end_offset;
+    int64_t appended_batches;
+    int64_t appended_bytes;
+    int64_t sync_count;
+    int64_t active_base_offset;
+    int64_t active_position;
+    int32_t poisoned_errno;
+    int32_t writer_pid;
+    uint64_t generation;
+} el_partition_state;
+
+#define EL_SCAN_END 0     /* the file ends exactly behind the last whole batch */
+#define EL_SCAN_ZEROS 1   /* only zeros follow (preallocation) */
+#define EL_SCAN_BAD 2     /* something else follows */
+
+typedef struct {
+    int64_t end_position;   /* behind the last whole batch */
+    int64_t end_offset;     /* next offset */
+    int64_t file_size;
+    int64_t batches;
+    int64_t records;
+    int64_t last_offset;      /* -1 none */
+    int64_t max_timestamp;    /* -1 none */
+    int64_t first_timestamp;
+    int64_t sound_position;   /* EL_SCAN_BAD: of the first sound batch behind the bad place, or -1 */
+    int64_t sound_offset;     /* its base offset */
+    int64_t sound_end_position; /* behind the last byte that is not zero */
+    int32_t stop;             /* EL_SCAN_* */
+    int32_t unused;
+    char what[160];           /* EL_SCAN_BAD: what is wrong there */
+} el_scan;
+
+/* -- errors and this machine ------------------------------------------------------------------ */
+void el_error_last(el_error *out);
+uint32_t el_crc32c_of(const char *data, int64_t size);
+uint32_t el_crc32c_route(int32_t route, const char *data, int64_t size, int32_t *available);
+const char *el_crc32c_route_name(int32_t route); /* NULL past the last; route -1: the one in use */
+
+/* -- batches without files -------------------------------------------------------------------- */
+/* `columns`: see el_columns. Encodes into out; returns size, or the size needed when out is NULL. */
+typedef struct {
+    int64_t count;
+    uintptr_t values;  /* id() of a tuple of bytes (None: null) */
+    uintptr_t keys;    /* 0: none. id() of a tuple, or of one bytes for all */
+    uintptr_t headers; /* 0: none. id() of a tuple of bytes, or of one bytes for all */
+    const char *packed; /* not NULL: values/keys/headers are laid end to end here instead, ... */
+    const int64_t *value_sizes;  /* ... first all values, then all keys, then all headers; -1 null */
+    const int64_t *key_sizes;    /* NULL: none */
+    const int64_t *header_sizes; /* NULL: none */
+    const int64_t *timestamps;   /* NULL: `timestamp` for all */
+    int64_t timestamp;           /* ms */
+    const int64_t *numbers;      /* NULL: none. Written as the header `number_name` */
+    const char *number_name;
+    const char *ids;             /* NULL: none. 16 bytes each, written as the header `id_name` */
+    const char *id_name;
+} el_columns;
+
+int64_t el_batch_encode(const el_columns *columns, char *out, int64_t capacity);
+int32_t el_batch_compressed(char *batch, int64_t size, int32_t codec); /* seals after payload swap */
+/* Check one batch at data[0]: returns its size in bytes or EL_ERR_SHORT / EL_ERR_CORRUPT.
+ * Header fields as 13 int64 in the order of el_batch_header (batch.h). */
+int64_t el_batch_check(const char *data, int64_t size, int64_t *fields);
+/* Decode up to capacity records of an uncompressed batch; returns how many. */
+int64_t el_batch_decode(const char *data, int64_t size, el_view *views, int64_t capacity);
+/* murmur2 as Kafka's default partitioner has it, for a tuple of keys. */
+int32_t el_keys_partition(uintptr_t keys, int64_t count, int32_t partitions, int32_t *out);
+uint32_t el_murmur2(const char *data, int64_t size);
+
+/* -- files ------------------------------------------------------------------------------------ */
+/* Each is whole and durable when it returns EL_OK: file fsynced, then its directory. */
+int32_t el_file_replace(const char *path, const char *data, int64_t size);
+int32_t el_file_truncate(const char *path, int64_t size);
+int32_t el_file_preserve(const char *path, int64_t from, int64_t to, const char *target);
+int32_t el_file_rename(const char *from, const char *to);
+int32_t el_file_unlink(const char *path);
+int32_t el_file_mkdir(const char *path);
+int32_t el_file_sync(const char *path);
+int32_t el_file_lock(const char *path, int32_t *fd, int32_t *holder_pid);
+int32_t el_file_unlock(int32_t fd);
+int32_t el_file_reserve(const char *path, int64_t size);
+
+/* -- segments --------------------------------------------------------------------------------- */
+int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, el_scan *out);
+/* Make .index and .timeindex of one segment anew by Kafka's rules from the bytes up to
+ * end_position; `sealed`: force the closing time index entry. Fills the index part of `end`. */
+int32_t el_segment_index(const char *log_path, int64_t base_offset, int64_t end_position,
+                         int32_t sealed, const el_partition_options *options, el_log_end *end);
+/* Check the index files against the log and find where the log ends, reading only what lies behind
+ * the last index entry. Fills `end`. EL_ERR_CORRUPT: the index files do not fit, or what follows
+ * the last entry is not whole: then scan and index. */
+int32_t el_segment_resume(const char *log_path, int64_t base_offset,
+                          const el_partition_options *options, el_log_end *end);
+
+/* -- a partition ------------------------------------------------------------------------------ */
+el_partition *el_partition_open(const char *directory, const char *control_path, int32_t writable,
+                                const el_partition_options *options);
+/* Writer: begin to append at `end`. Reader with no live control page: show the log up to `end`. */
+int32_t el_partition_begin(el_partition *p, const el_log_end *end);
+int32_t el_partition_configure(el_partition *p, const el_partition_options *options);
+/* All appends return the first offset, or an error. */
+int64_t el_partition_append(el_partition *p, const char *key, int64_t key_size, const char *value,
+                            int64_t value_size, const char *headers, int64_t headers_size,
+                            int64_t timestamp, int32_t durability);
+int64_t el_partition_append_columns(el_partition *p, const el_columns *columns, int32_t durability,
+                                    int64_t *batch_position);
+int64_t el_partition_append_batch(el_partition *p, const char *batch, int64_t size,
+                                  int32_t durability, int64_t *batch_position);
+int32_t el_partition_sync(el_partition *p);
+int32_t el_partition_state_read(el_partition *p, el_partition_state *out);
+/* Wait until the high watermark is past `offset`: EL_OK, EL_TIMEOUT, EL_INTERRUPTED. */
+int32_t el_partition_wait(el_partition *p, int64_t offset, int64_t timeout_ns);
+/* `clean`: cut the preallocation, close the indexes and fsync everything. */
+int32_t el_partition_close(el_partition *p, int32_t clean);
+void el_partition_free(el_partition *p);
+
+/* -- reading ---------------------------------------------------------------------------------- */
+el_cursor *el_cursor_open(el_partition *p, int32_t capacity);
+int32_t el_cursor_seek(el_cursor *c, int64_t offset);
+/* First offset whose timestamp >= the given one; the log end where there is none. */
+int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp);
+/* The next up to record_count_max records below end_offset; never across a segment. EL_OK with
+ * *count > 0, EL_END, EL_COMPRESSED. */
+int32_t el_cursor_next(el_cursor *c, int64_t end_offset, int64_t record_count_max,
+                       int64_t size_bytes_max, int32_t *count);
+/* The compressed batch the cursor stands at: pointer to the payload, and its codec. */
+const char *el_cursor_payload(el_cursor *c, int64_t *size, int32_t *codec);
+/* Give the decompressed payload: it is copied, the cursor goes on inside it. */
+int32_t el_cursor_supply(el_cursor *c, const char *data, int64_t size);
+/* The records at these offsets, by where they lie (el_view's batch_position, record_position);
+ * a run of counts[i] records in a row from each. EL_ERR_RANGE where an offset is not at its
+ * place: then seek. */
+int32_t el_cursor_gather(el_cursor *c, const int64_t *offsets, const int64_t *batch_positions,
+                         const int32_t *record_positions, const int32_t *counts, int32_t runs,
+                         int32_t *count);
+const el_view *el_cursor_views(el_cursor *c);
+/* Where each view lies, for el_cursor_gather. */
+int32_t el_cursor_locations(el_cursor *c, int64_t *offsets, int64_t *batch_positions,
+                            int32_t *record_positions);
+/* The number in header `name` of each view (see el_columns.numbers), or `missing`. */
+int32_t el_cursor_numbers(el_cursor *c, const char *name, int64_t missing, int64_t *out);
+void el_cursor_close(el_cursor *c);
+
+/* -- Python objects (pyobjects.c) ------------------------------------------------------------- */
+/* Append what the cursor's views hold to the list: EL_TAKE_*. Exact-type checks; needs CPython. */
+int32_t el_cursor_take(el_cursor *c, int32_t take, uintptr_t list, uintptr_t record_type,
+                       uintptr_t topic, uintptr_t partition);

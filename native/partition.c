@@ -1,0 +1,819 @@
+/* partition.c: open, append, make durable, close.
+ *
+ * An append encodes outside every lock (base offset and epoch are not under the CRC), then under the
+ * page mutex: roll if it must, one pwrite behind the last batch, index entries, move the log end.
+ * What must be durable then waits for an fdatasync that began after its write: the first who waits
+ * becomes the leader and syncs for all (group commit). An fdatasync that failed is never tried
+ * again: the kernel may have dropped the pages and would report success. The partition is poisoned,
+ * everyone who waits or comes later is told, and only reopening (which reads what the disk has)
+ * clears it.
+ */
+#include "partition.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "error.h"
+#include "os.h"
+
+#define PREALLOCATION_FIRST (256 << 10)
+
+/* -- fork ------------------------------------------------------------------------------------- */
+
+/* Counts the forks that this process descends from, so that a handle of the parent is known as such
+ * in the child. Written only by the child's fork handler, while it has one thread. */
+static _Atomic uint64_t fork_count;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static void after_fork(void) { atomic_fetch_add(&fork_count, 1); }
+static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
+
+/* -- users of the handle ---------------------------------------------------------------------- */
+
+int32_t el_partition_enter(el_partition *p) {
+    if (p->fork_count != atomic_load_explicit(&fork_count, memory_order_relaxed))
+        return el_fail(EL_ERR_FORKED, 0, p->directory, -1, -1,
+                       "the partition was opened before a fork");
+    atomic_fetch_add(&p->users, 1);
+    if (!atomic_load(&p->is_closed)) return EL_OK;
+    el_partition_leave(p);
+    return el_fail(EL_ERR_CLOSED, 0, p->directory, -1, -1, "the partition is closed");
+}
+
+void el_partition_leave(el_partition *p) {
+    if (atomic_fetch_sub(&p->users, 1) == 1 && atomic_load(&p->is_closed))
+        el_os_futex_wake_all((uint32_t *)&p->users);
+}
+
+el_control *el_partition_page(el_partition *p) {
+    el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
+    if (page != NULL && page == p->shared_page) return page;
+    /* A reader without a writer: look whether one has come. */
+    pthread_mutex_lock(&p->table_mutex);
+    if (p->shared_page == NULL) {
+        p->shared_page = el_control_map(p->control_path, EL_CONTROL_SHARE);
+        p->shared_is_writable = p->shared_page != NULL;
+    }
+    if (p->shared_page == NULL) p->shared_page = el_control_map(p->control_path, EL_CONTROL_LOOK);
+    if (p->shared_page != NULL && el_control_is_live(p->shared_page))
+        atomic_store(&p->page, p->shared_page);
+    page = atomic_load(&p->page);
+    pthread_mutex_unlock(&p->table_mutex);
+    return page;
+}
+
+/* -- buffers ---------------------------------------------------------------------------------- */
+
+/* First touch of fresh memory is slow, so a few buffers stay with the handle. */
+el_buffer el_partition_buffer_take(el_partition *p, int64_t size) {
+    el_buffer best = {NULL, 0};
+    pthread_mutex_lock(&p->buffer_mutex);
+    for (int i = 0; i < EL_BUFFERS_KEPT; i++)
+        if (p->buffers[i].data != NULL && p->buffers[i].capacity >= size) {
+            best = p->buffers[i];
+            p->buffers[i].data = NULL;
+            break;
+        }
+    pthread_mutex_unlock(&p->buffer_mutex);
+    if (best.data == NULL) {
+        best.capacity = 4096;
+        while (best.capacity < size) best.capacity += best.capacity / 2;
+        best.data = malloc((size_t)best.capacity);
+        if (best.data == NULL)
+            el_fail(EL_ERR_MEMORY, ENOMEM, p->directory, -1, -1, "no memory for a batch of %" PRId64 " bytes", size);
+    }
+    return best;
+}
+
+void el_partition_buffer_give(el_partition *p, el_buffer buffer) {
+    if (buffer.data == NULL) return;
+    if (buffer.capacity <= EL_BUFFER_SIZE_KEPT_MAX) {
+        pthread_mutex_lock(&p->buffer_mutex);
+        int smallest = 0;
+        for (int i = 0; i < EL_BUFFERS_KEPT; i++) {
+            if (p->buffers[i].data == NULL) {
+                smallest = i;
+                break;
+            }
+            if (p->buffers[i].capacity < p->buffers[smallest].capacity) smallest = i;
+        }
+        if (p->buffers[smallest].data == NULL || p->buffers[smallest].capacity < buffer.capacity) {
+            el_buffer other = p->buffers[smallest];
+            p->buffers[smallest] = buffer;
+            buffer = other;
+        }
+        pthread_mutex_unlock(&p->buffer_mutex);
+    }
+    free(buffer.data);
+}
+
+/* -- open and begin --------------------------------------------------------------------------- */
+
+static int32_t check_options(const el_partition_options *o) {
+    if (o->segment_size_bytes_max < 256 || o->segment_size_bytes_max > INT32_MAX ||
+        o->batch_size_bytes_max < 128 || o->index_interval_bytes < 0 ||
+        o->index_size_bytes_max < EL_TIME_INDEX_ENTRY || o->preallocation_bytes_max < 0 ||
+        o->segment_ms < 1 || o->durability < EL_DURABILITY_OS ||
+        o->durability > EL_DURABILITY_SYNC || o->gather_us < 0)
+        return el_fail(EL_ERR_ARGUMENT, 0, NULL, -1, -1, "a partition option is outside its limits");
+    return EL_OK;
+}
+
+el_partition *el_partition_open(const char *directory, const char *control_path, int32_t writable,
+                                const el_partition_options *options) {
+    pthread_once(&fork_once, watch_forks);
+    if (check_options(options) != EL_OK) return NULL;
+    if (strlen(directory) >= EL_PATH_MAX - 32 || strlen(control_path) >= EL_PATH_MAX) {
+        el_fail(EL_ERR_ARGUMENT, ENAMETOOLONG, directory, -1, -1, "the path is too long");
+        return NULL;
+    }
+    el_partition *p = calloc(1, sizeof *p);
+    if (p == NULL) {
+        el_fail(EL_ERR_MEMORY, ENOMEM, directory, -1, -1, "no memory for a partition");
+        return NULL;
+    }
+    strcpy(p->directory, directory);
+    strcpy(p->control_path, control_path);
+    p->options = *options;
+    p->is_writable = writable != 0;
+    p->fork_count = atomic_load(&fork_count);
+    p->index_fd = p->time_index_fd = -1;
+    pthread_mutex_init(&p->table_mutex, NULL);
+    pthread_mutex_init(&p->sync_mutex, NULL);
+    pthread_mutex_init(&p->buffer_mutex, NULL);
+    pthread_cond_init(&p->synced, NULL);
+    if (writable) {
+        p->shared_page = el_control_map(control_path, EL_CONTROL_MAKE);
+        p->shared_is_writable = 1;
+        if (p->shared_page == NULL) {
+            el_partition_free(p);
+            return NULL;
+        }
+    }
+    return p;
+}
+
+static void log_file_release(el_log_file *file) {
+    if (file != NULL && atomic_fetch_sub(&file->references, 1) == 1) {
+        el_os_close(file->fd);
+        free(file);
+    }
+}
+
+static int open_for_append(char path[EL_PATH_MAX], const el_partition *p, int64_t base_offset,
+                           const char *suffix) {
+    int32_t result = el_segment_path(path, p->directory, base_offset, suffix);
+    if (result != EL_OK) return -ENAMETOOLONG;
+    return el_os_open(path, EL_OS_WRITE);
+}
+
+/* Open the files of the active segment; `created`: fds of files just made, or NULL. */
+static int32_t take_active(el_partition *p, int64_t base_offset, const int created[3]) {
+    static const char *const suffixes[3] = {".log", ".index", ".timeindex"};
+    int fds[3] = {-1, -1, -1};
+    char path[EL_PATH_MAX] = "";
+    for (int i = 0; i < 3; i++) {
+        fds[i] = created ? created[i] : open_for_append(path, p, base_offset, suffixes[i]);
+        if (fds[i] >= 0) continue;
+        for (int k = 0; k < i; k++) el_os_close(fds[k]);
+        return el_fail(EL_ERR_OS, -fds[i], path, -1, base_offset, "cannot open the active segment");
+    }
+    el_log_file *file = malloc(sizeof *file);
+    if (file == NULL) {
+        for (int i = 0; i < 3; i++) el_os_close(fds[i]);
+        return el_fail(EL_ERR_MEMORY, ENOMEM, p->directory, -1, -1, "no memory for a segment");
+    }
+    file->references = 1;
+    file->fd = fds[0];
+    file->base_offset = base_offset;
+    if (p->index_fd >= 0) el_os_close(p->index_fd);
+    if (p->time_index_fd >= 0) el_os_close(p->time_index_fd);
+    p->index_fd = fds[1];
+    p->time_index_fd = fds[2];
+    int64_t size = el_os_size(file->fd);
+    p->allocated = size < 0 ? 0 : size;
+    pthread_mutex_lock(&p->table_mutex);
+    el_log_file *former = p->active;
+    p->active = file;
+    pthread_mutex_unlock(&p->table_mutex);
+    log_file_release(former);
+    return EL_OK;
+}
+
+/* Make the files of a new segment, each whole and durable under its name; the .log comes last, since
+ * it is what makes the segment exist. */
+static int32_t create_active(el_partition *p, int64_t base_offset) {
+    static const char *const suffixes[3] = {".timeindex", ".index", ".log"};
+    int fds[3];
+    char path[EL_PATH_MAX];
+    int64_t reserve = p->options.preallocation_bytes_max;
+    if (reserve > PREALLOCATION_FIRST) reserve = PREALLOCATION_FIRST;
+    if (reserve > p->options.segment_size_bytes_max) reserve = p->options.segment_size_bytes_max;
+    for (int i = 0; i < 3; i++) {
+        int32_t result = el_segment_path(path, p->directory, base_offset, suffixes[i]);
+        fds[i] = result == EL_OK ? el_file_create(path, i == 2 ? reserve : 0) : -ENAMETOOLONG;
+        if (fds[i] >= 0) continue;
+        for (int k = 0; k < i; k++) el_os_close(fds[k]);
+        return el_fail(EL_ERR_OS, -fds[i], path, -1, base_offset, "cannot make a new segment");
+    }
+    return take_active(p, base_offset, (int[3]){fds[2], fds[1], fds[0]});
+}
+
+int32_t el_partition_begin(el_partition *p, const el_log_end *end) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    if (!p->is_writable) {
+        if (p->private_page == NULL) {
+            p->private_page = el_control_private(end);
+            if (p->private_page == NULL) result = EL_ERR_MEMORY;
+            atomic_store(&p->page, p->private_page);
+        }
+        el_partition_leave(p);
+        return result;
+    }
+    if (end->active_base_offset < 0) {
+        result = create_active(p, end->log_end_offset);
+        if (result == EL_OK) {
+            el_log_end fresh = {.log_start_offset = end->log_start_offset,
+                                .log_end_offset = end->log_end_offset,
+                                .active_base_offset = end->log_end_offset,
+                                .max_timestamp = -1,
+                                .max_timestamp_offset = end->log_end_offset,
+                                .first_timestamp = -1,
+                                .last_indexed_timestamp = -1};
+            result = el_control_begin(p->shared_page, &fresh);
+        }
+    } else {
+        result = take_active(p, end->active_base_offset, NULL);
+        /* Cut what a clean close or recovery left behind the last entries that count. */
+        if (result == EL_OK) {
+            int error = el_file_set_size(p->index_fd, end->index_entries * EL_INDEX_ENTRY);
+            if (!error)
+                error = el_file_set_size(p->time_index_fd,
+                                         end->time_index_entries * EL_TIME_INDEX_ENTRY);
+            if (error)
+                result = el_fail(EL_ERR_OS, -error, p->directory, -1, -1, "cannot cut an index");
+        }
+        if (result == EL_OK) result = el_control_begin(p->shared_page, end);
+    }
+    if (result == EL_OK) {
+        atomic_store(&p->page, p->shared_page);
+        p->has_begun = 1;
+    }
+    el_partition_leave(p);
+    return result;
+}
+
+int32_t el_partition_configure(el_partition *p, const el_partition_options *options) {
+    int32_t result = check_options(options);
+    if (result == EL_OK) result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    if (p->has_begun) el_control_lock(p->shared_page);
+    p->options = *options;
+    if (p->has_begun) el_control_unlock(p->shared_page);
+    el_partition_leave(p);
+    return EL_OK;
+}
+
+/* -- append ----------------------------------------------------------------------------------- */
+
+static int32_t fail_poisoned(const el_partition *p, int error) {
+    return el_fail(EL_ERR_POISONED, error, p->directory, -1, -1,
+                   "an earlier fdatasync of this partition failed");
+}
+
+static void poison(el_control *page, int error) {
+    int32_t clean = 0;
+    atomic_compare_exchange_strong(&page->poisoned_errno, &clean, error ? error : EIO);
+    el_control_wake(page);
+}
+
+/* Take the pending index entries to the files. Indexes can be rebuilt, so an error here is told but
+ * harms nothing. Page mutex held. */
+static int flush_index(el_partition *p, el_control *page) {
+    int error = 0;
+    if (page->pending_index_count > 0) {
+        int64_t at = page->end.index_entries - page->pending_index_count;
+        error = el_file_write_all(p->index_fd, page->pending_index,
+                                  (size_t)page->pending_index_count * EL_INDEX_ENTRY,
+                                  at * EL_INDEX_ENTRY, NULL);
+        if (!error) page->pending_index_count = 0;
+    }
+    if (!error && page->pending_time_count > 0) {
+        int64_t at = page->end.time_index_entries - page->pending_time_count;
+        error = el_file_write_all(p->time_index_fd, page->pending_time,
+                                  (size_t)page->pending_time_count * EL_TIME_INDEX_ENTRY,
+                                  at * EL_TIME_INDEX_ENTRY, NULL);
+        if (!error) page->pending_time_count = 0;
+    }
+    return error;
+}
+
+/* Sealing or closing: all entries in the files, and the closing time entry that Kafka forces. */
+static int finish_index(el_partition *p, el_control *page) {
+    int error = flush_index(p, page);
+    el_log_end *end = &page->end;
+    if (!error && end->max_timestamp > end->last_indexed_timestamp) {
+        uint8_t entry[EL_TIME_INDEX_ENTRY];
+        el_time_index_entry(entry, end->max_timestamp,
+                            end->max_timestamp_offset - end->active_base_offset);
+        error = el_file_write_all(p->time_index_fd, entry, sizeof entry,
+                                  end->time_index_entries * EL_TIME_INDEX_ENTRY, NULL);
+    }
+    if (!error) error = el_file_fsync(p->index_fd);
+    if (!error) error = el_file_fsync(p->time_index_fd);
+    return error;
+}
+
+/* Cut the preallocation and make the active segment durable as a whole. */
+static int seal_log(el_partition *p, el_control *page) {
+    int error = 0;
+    if (p->allocated != page->end.active_position)
+        error = el_file_set_size(p->active->fd, page->end.active_position);
+    if (error) return error;
+    p->allocated = page->end.active_position;
+    error = el_file_fsync(p->active->fd);
+    if (error) {
+        poison(page, -error);
+        return error;
+    }
+    atomic_fetch_add(&page->sync_count, 1);
+    return 0;
+}
+
+static void move_up(_Atomic int64_t *what, int64_t to) {
+    int64_t seen = atomic_load(what);
+    while (seen < to && !atomic_compare_exchange_weak(what, &seen, to)) {
+    }
+}
+
+static void move_durable(el_control *page, int64_t end_offset, int64_t bytes) {
+    move_up(&page->durable_bytes, bytes);
+    move_up(&page->durable_end_offset, end_offset);
+    el_control_publish(page, end_offset);
+}
+
+static int must_roll(const el_partition *p, const el_log_end *end, int64_t size,
+                     int64_t last_offset, int64_t max_timestamp) {
+    const el_partition_options *o = &p->options;
+    if (end->active_position == 0) return 0;
+    if (end->active_position + size > o->segment_size_bytes_max) return 1;
+    if (end->first_timestamp >= 0 && max_timestamp - end->first_timestamp > o->segment_ms) return 1;
+    if ((end->index_entries + 1) * EL_INDEX_ENTRY > o->index_size_bytes_max) return 1;
+    /* one entry stays free for the one that sealing forces */
+    if ((end->time_index_entries + 2) * EL_TIME_INDEX_ENTRY > o->index_size_bytes_max) return 1;
+    return last_offset - end->active_base_offset > INT32_MAX;
+}
+
+static int32_t roll(el_partition *p, el_control *page) {
+    int error = finish_index(p, page);
+    if (!error) error = seal_log(p, page);
+    if (error)
+        return el_fail(error && atomic_load(&page->poisoned_errno) ? EL_ERR_POISONED : EL_ERR_OS,
+                       -error, p->directory, page->end.active_position,
+                       page->end.active_base_offset, "cannot seal the active segment");
+    el_log_end *end = &page->end;
+    int32_t result = create_active(p, end->log_end_offset);
+    if (result != EL_OK) return result;
+    int64_t start = end->log_start_offset, next = end->log_end_offset;
+    *end = (el_log_end){.log_start_offset = start,
+                        .log_end_offset = next,
+                        .active_base_offset = next,
+                        .max_timestamp = -1,
+                        .max_timestamp_offset = next,
+                        .first_timestamp = -1,
+                        .last_indexed_timestamp = -1};
+    move_durable(page, next, atomic_load(&page->appended_bytes));
+    return EL_OK;
+}
+
+/* Reserve blocks ahead of the writes: an fdatasync then has no file size to write down. */
+static int preallocate(el_partition *p, int64_t needed) {
+    int64_t step = p->options.preallocation_bytes_max;
+    if (needed <= p->allocated || step == 0) return 0;
+    int64_t target = p->allocated * 2;
+    if (target > p->allocated + step) target = p->allocated + step;
+    if (target < PREALLOCATION_FIRST) target = PREALLOCATION_FIRST;
+    if (target > p->options.segment_size_bytes_max) target = p->options.segment_size_bytes_max;
+    if (target < needed) target = needed;
+    int error = el_file_allocate(p->active->fd, p->allocated, target - p->allocated);
+    if (error && target > needed) /* little room left: take what this batch needs */
+        error = el_file_allocate(p->active->fd, p->allocated, (target = needed) - p->allocated);
+    if (!error) p->allocated = target;
+    return error;
+}
+
+/* Take back what a failed or interrupted append left behind the log end. Page mutex held. */
+static int undo_tail(el_partition *p, el_control *page) {
+    int error = el_file_set_size(p->active->fd, page->end.active_position);
+    if (error) {
+        /* Half a batch stays in the file; nothing may be written behind it. */
+        poison(page, -error);
+        return error;
+    }
+    p->allocated = page->end.active_position;
+    return 0;
+}
+
+static void account_index(el_partition *p, el_control *page, int64_t position, int64_t size,
+                          int64_t last_offset, int64_t max_timestamp) {
+    el_log_end *end = &page->end;
+    if (page->pending_index_count == EL_PENDING_MAX || page->pending_time_count == EL_PENDING_MAX)
+        if (flush_index(p, page) != 0) return; /* see flush_index: this entry is left out */
+    int add = el_index_step(end, p->options.index_interval_bytes, size, last_offset, max_timestamp);
+    if (add & EL_ADD_INDEX)
+        el_index_entry(page->pending_index + page->pending_index_count++ * EL_INDEX_ENTRY,
+                       last_offset - end->active_base_offset, position);
+    if (add & EL_ADD_TIME)
+        el_time_index_entry(page->pending_time + page->pending_time_count++ * EL_TIME_INDEX_ENTRY,
+                            end->max_timestamp, end->max_timestamp_offset - end->active_base_offset);
+}
+
+static int32_t sync_to(el_partition *p, el_control *page, int64_t end_offset);
+
+/* Take the append lock; in a partition that promises `sync`, with the unsynced bytes bounded. */
+static int32_t lock_for(el_partition *p, el_control *page) {
+    for (;;) {
+        int32_t result = el_control_lock(page);
+        if (result < 0) return result;
+        if (result == EL_END) undo_tail(p, page); /* its owner died in the middle of an append */
+        if (p->options.durability != EL_DURABILITY_SYNC ||
+            atomic_load(&page->appended_bytes) - atomic_load(&page->durable_bytes) <=
+                EL_UNSYNCED_BYTES_MAX)
+            return EL_OK;
+        int64_t end_offset = page->end.log_end_offset;
+        el_control_unlock(page);
+        result = sync_to(p, page, end_offset);
+        if (result != EL_OK) return result;
+    }
+}
+
+int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_t durability,
+                           int64_t *batch_position) {
+    el_control *page = p->shared_page;
+    if (!p->has_begun)
+        return el_fail(EL_ERR_READ_ONLY, EROFS, p->directory, -1, -1, "the store is open for reading only");
+    int64_t limit = p->options.batch_size_bytes_max;
+    if (p->options.segment_size_bytes_max < limit) limit = p->options.segment_size_bytes_max;
+    if (size > limit)
+        return el_fail(EL_ERR_TOO_LARGE, 0, p->directory, size, limit,
+                       "a batch of %" PRId64 " bytes; the limit is %" PRId64, size, limit);
+    el_batch_header header;
+    int32_t result = el_batch_header_read(batch, size, &header);
+    if (result != EL_OK) return el_fail(EL_ERR_ARGUMENT, 0, p->directory, -1, -1, "not a whole batch");
+
+    result = lock_for(p, page);
+    if (result < 0) return result;
+    el_log_end *end = &page->end;
+    int64_t first = end->log_end_offset;
+    int poisoned = atomic_load(&page->poisoned_errno);
+    result = poisoned ? fail_poisoned(p, poisoned) : EL_OK;
+    if (result == EL_OK && must_roll(p, end, size, first + header.last_offset_delta, header.max_timestamp))
+        result = roll(p, page);
+    if (result == EL_OK) {
+        int64_t position = end->active_position;
+        el_batch_set_base_offset(batch, first);
+        int error = preallocate(p, position + size);
+        if (!error) error = el_file_write_all(p->active->fd, batch, (size_t)size, position, NULL);
+        if (error) {
+            undo_tail(p, page);
+            result = el_fail(EL_ERR_OS, -error, p->directory, position, first,
+                             "cannot write a batch of %" PRId64 " bytes", size);
+        } else {
+            int64_t last = first + header.last_offset_delta;
+            account_index(p, page, position, size, last, header.max_timestamp);
+            end->active_position = position + size;
+            if (p->allocated < end->active_position) p->allocated = end->active_position;
+            end->log_end_offset = last + 1;
+            atomic_fetch_add_explicit(&page->appended_batches, 1, memory_order_relaxed);
+            atomic_store_explicit(&page->log_end_offset, last + 1, memory_order_release);
+            atomic_fetch_add(&page->appended_bytes, size); /* after the end: see sync_to */
+            if (p->options.durability != EL_DURABILITY_SYNC) el_control_publish(page, last + 1);
+            if (batch_position != NULL) *batch_position = position;
+        }
+    }
+    el_control_unlock(page);
+    if (result == EL_OK && durability == EL_DURABILITY_SYNC)
+        result = sync_to(p, page, first + header.last_offset_delta + 1);
+    return result == EL_OK ? first : result;
+}
+
+int64_t el_partition_append_batch(el_partition *p, const char *batch, int64_t size,
+                                  int32_t durability, int64_t *batch_position) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    el_batch_header header;
+    int64_t first;
+    el_buffer buffer = {NULL, 0};
+    if (el_batch_verify((const uint8_t *)batch, size, &header) != EL_OK || header.size_bytes != size) {
+        first = el_fail(EL_ERR_ARGUMENT, 0, p->directory, -1, -1, "not exactly one sound batch");
+    } else {
+        buffer = el_partition_buffer_take(p, size);
+        first = EL_ERR_MEMORY;
+    }
+    if (buffer.data != NULL) {
+        memcpy(buffer.data, batch, (size_t)size);
+        first = el_partition_write(p, buffer.data, size, durability, batch_position);
+        el_partition_buffer_give(p, buffer);
+    }
+    el_partition_leave(p);
+    return first;
+}
+
+int64_t el_partition_append(el_partition *p, const char *key, int64_t key_size, const char *value,
+                            int64_t value_size, const char *headers, int64_t headers_size,
+                            int64_t timestamp, int32_t durability) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    el_slice key_slice = {(const uint8_t *)key, key_size};
+    el_slice value_slice = {(const uint8_t *)value, value_size};
+    el_slice header_slice = {(const uint8_t *)headers, headers_size};
+    el_batch_input input = {.count = 1,
+                            .values = &value_slice,
+                            .keys = key_size < 0 ? NULL : &key_slice,
+                            .headers = headers_size > 0 ? &header_slice : NULL,
+                            .timestamp = timestamp};
+    int64_t size = el_batch_size(&input), first = size;
+    if (size >= 0 && size > p->options.batch_size_bytes_max)
+        first = el_fail(EL_ERR_TOO_LARGE, 0, p->directory, size, p->options.batch_size_bytes_max,
+                        "a record of %" PRId64 " bytes", size);
+    else if (size >= 0) {
+        el_buffer buffer = el_partition_buffer_take(p, size);
+        first = EL_ERR_MEMORY;
+        if (buffer.data != NULL) {
+            first = el_batch_encode_into(&input, buffer.data, buffer.capacity);
+            if (first >= 0) first = el_partition_write(p, buffer.data, size, durability, NULL);
+            el_partition_buffer_give(p, buffer);
+        }
+    }
+    el_partition_leave(p);
+    return first;
+}
+
+/* -- durability ------------------------------------------------------------------------------- */
+
+/* Let those who were just here write their next batch before the fdatasync begins, so that one
+ * serves them all. Only when the last one served several; never longer than gather_us. */
+static void gather(el_partition *p) {
+    if (p->group_expected <= 1 || p->options.gather_us == 0) return;
+    int64_t until = el_os_monotonic_ns() + p->options.gather_us * 1000LL;
+    while (atomic_load_explicit(&p->arrivals, memory_order_relaxed) < p->group_expected &&
+           el_os_monotonic_ns() < until)
+        sched_yield();
+}
+
+static int32_t sync_to(el_partition *p, el_control *page, int64_t end_offset) {
+    atomic_fetch_add(&p->arrivals, 1);
+    pthread_mutex_lock(&p->sync_mutex);
+    int32_t result = EL_OK;
+    while (atomic_load(&page->durable_end_offset) < end_offset) {
+        int poisoned = atomic_load(&page->poisoned_errno);
+        if (poisoned) {
+            result = fail_poisoned(p, poisoned);
+            break;
+        }
+        if (p->is_syncing) {
+            pthread_cond_wait(&p->synced, &p->sync_mutex);
+            continue;
+        }
+        p->is_syncing = 1;
+        pthread_mutex_unlock(&p->sync_mutex);
+        gather(p);
+        /* First the end, then the file: if the segment rolls between, rolling synced the former. */
+        pthread_mutex_lock(&p->table_mutex);
+        int64_t bytes = atomic_load(&page->appended_bytes); /* first: never more than the end has */
+        int64_t target = atomic_load_explicit(&page->log_end_offset, memory_order_acquire);
+        el_log_file *file = p->active;
+        atomic_fetch_add(&file->references, 1);
+        pthread_mutex_unlock(&p->table_mutex);
+        int32_t group = atomic_exchange(&p->arrivals, 0);
+        int error = el_file_fdatasync(file->fd);
+        log_file_release(file);
+        pthread_mutex_lock(&p->sync_mutex);
+        p->is_syncing = 0;
+        p->group_expected = group;
+        atomic_fetch_add(&page->sync_count, 1);
+        if (error) poison(page, -error);
+        else move_durable(page, target, bytes);
+        pthread_cond_broadcast(&p->synced);
+    }
+    pthread_mutex_unlock(&p->sync_mutex);
+    return result;
+}
+
+int32_t el_partition_sync(el_partition *p) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    el_control *page = p->shared_page;
+    if (!p->has_begun)
+        result = el_fail(EL_ERR_READ_ONLY, EROFS, p->directory, -1, -1, "the store is open for reading only");
+    else
+        result = sync_to(p, page, atomic_load(&page->log_end_offset));
+    el_partition_leave(p);
+    return result;
+}
+
+/* -- looking and waiting ---------------------------------------------------------------------- */
+
+int32_t el_partition_state_read(el_partition *p, el_partition_state *out) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    el_control *page = el_partition_page(p);
+    if (page == NULL) {
+        result = el_fail(EL_ERR_NOT_RUNNING, 0, p->control_path, -1, -1, "no writer has begun here");
+    } else {
+        out->high_watermark = atomic_load(&page->high_watermark);
+        out->durable_end_offset = atomic_load(&page->durable_end_offset);
+        out->log_start_offset = atomic_load(&page->log_start_offset);
+        out->log_end_offset = atomic_load(&page->log_end_offset);
+        out->appended_batches = atomic_load(&page->appended_batches);
+        out->appended_bytes = atomic_load(&page->appended_bytes);
+        out->sync_count = atomic_load(&page->sync_count);
+        out->active_base_offset = page->end.active_base_offset;
+        out->active_position = page->end.active_position;
+        out->poisoned_errno = atomic_load(&page->poisoned_errno);
+        out->writer_pid = atomic_load(&page->writer_pid);
+        out->generation = atomic_load(&page->generation);
+    }
+    el_partition_leave(p);
+    return result;
+}
+
+int32_t el_partition_wait(el_partition *p, int64_t offset, int64_t timeout_ns) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    int64_t until = timeout_ns < 0 ? -1 : el_os_monotonic_ns() + timeout_ns;
+    for (;;) {
+        el_control *page = el_partition_page(p);
+        if (page == NULL) {
+            result = el_fail(EL_ERR_NOT_RUNNING, 0, p->control_path, -1, -1, "no writer has begun here");
+            break;
+        }
+        uint32_t sequence = atomic_load_explicit(&page->sequence, memory_order_acquire);
+        if (atomic_load_explicit(&page->high_watermark, memory_order_acquire) > offset) break;
+        if (atomic_load(&p->is_closed)) {
+            result = el_fail(EL_ERR_CLOSED, 0, p->directory, -1, -1, "the partition was closed");
+            break;
+        }
+        int64_t left = until < 0 ? -1 : until - el_os_monotonic_ns();
+        if (until >= 0 && left <= 0) {
+            result = EL_TIMEOUT;
+            break;
+        }
+        /* A private page never changes: look now and then whether a writer has come. */
+        int may_mark = page == p->shared_page && p->shared_is_writable;
+        int waited = el_control_wait(page, sequence, left, may_mark);
+        if (waited == -EINTR) {
+            result = EL_INTERRUPTED;
+            break;
+        }
+    }
+    el_partition_leave(p);
+    return result;
+}
+
+/* -- segments for readers --------------------------------------------------------------------- */
+
+/* Look at the directory again. Maps of segments that are gone are dropped. table_mutex held. */
+static int32_t refresh_table(el_partition *p) {
+    int64_t *bases = NULL;
+    int64_t count = el_segment_list(p->directory, &bases);
+    if (count < 0) return (int32_t)count;
+    el_map **maps = calloc((size_t)count + 1, sizeof *maps);
+    if (maps == NULL) {
+        free(bases);
+        return el_fail(EL_ERR_MEMORY, ENOMEM, p->directory, -1, -1, "no memory for the segments");
+    }
+    int32_t result = EL_OK;
+    int64_t old = 0;
+    for (int64_t i = 0; i < count && result == EL_OK; i++) {
+        while (old < p->map_count && p->maps[old]->base_offset < bases[i]) old++;
+        if (old < p->map_count && p->maps[old]->base_offset == bases[i]) {
+            maps[i] = el_map_hold(p->maps[old]);
+            continue;
+        }
+        /* Only the newest segment grows. */
+        maps[i] = el_map_open(p->directory, bases[i],
+                              i == count - 1 ? p->options.segment_size_bytes_max : 0);
+        if (maps[i] == NULL) result = EL_ERR_OS;
+    }
+    free(bases);
+    el_map **drop = result == EL_OK ? p->maps : maps;
+    int64_t drop_count = result == EL_OK ? p->map_count : count;
+    if (result == EL_OK) {
+        p->maps = maps;
+        p->map_count = count;
+    }
+    for (int64_t i = 0; i < drop_count; i++) el_map_release(drop[i]);
+    free(drop);
+    return result;
+}
+
+/* Index of the last map with base <= offset, or -1. */
+static int64_t find_map(const el_partition *p, int64_t offset) {
+    int64_t low = 0, high = p->map_count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (p->maps[middle]->base_offset <= offset) low = middle + 1;
+        else high = middle;
+    }
+    return low - 1;
+}
+
+el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset) {
+    el_map *map = NULL;
+    pthread_mutex_lock(&p->table_mutex);
+    int64_t i = find_map(p, offset);
+    /* In the newest segment that we know there may be newer ones, unless the writer is still in it. */
+    el_control *page = atomic_load(&p->page);
+    int is_newest = i == p->map_count - 1;
+    if (i >= 0 && is_newest && page != NULL && page->end.active_base_offset == p->maps[i]->base_offset)
+        is_newest = 0;
+    int32_t result = i < 0 || is_newest ? refresh_table(p) : EL_OK;
+    if (result == EL_OK) {
+        i = find_map(p, offset);
+        if (i < 0) i = 0;
+        if (i < p->map_count) map = el_map_hold(p->maps[i]);
+        else el_fail(EL_ERR_RANGE, 0, p->directory, -1, offset, "the partition has no segments");
+        if (end_offset != NULL)
+            *end_offset = i + 1 < p->map_count ? p->maps[i + 1]->base_offset : INT64_MAX;
+    }
+    pthread_mutex_unlock(&p->table_mutex);
+    return map;
+}
+
+el_map *el_partition_map_after(el_partition *p, int64_t base_offset) {
+    el_map *map = NULL;
+    pthread_mutex_lock(&p->table_mutex);
+    for (int attempt = 0; attempt < 2 && map == NULL; attempt++) {
+        if (attempt == 1 && refresh_table(p) != EL_OK) break;
+        int64_t i = find_map(p, base_offset) + 1;
+        if (i < p->map_count) map = el_map_hold(p->maps[i]);
+        else if (attempt == 1)
+            el_fail(EL_ERR_RANGE, 0, p->directory, -1, base_offset, "no segment follows");
+    }
+    pthread_mutex_unlock(&p->table_mutex);
+    return map;
+}
+
+/* -- close ------------------------------------------------------------------------------------ */
+
+static int32_t finish(el_partition *p, el_control *page) {
+    int32_t result = sync_to(p, page, atomic_load(&page->log_end_offset));
+    if (result != EL_OK) return result;
+    result = el_control_lock(page);
+    if (result < 0) return result;
+    int error = finish_index(p, page);
+    if (!error) error = seal_log(p, page);
+    el_control_unlock(page);
+    if (error)
+        return el_fail(EL_ERR_OS, -error, p->directory, -1, -1, "cannot close the active segment");
+    atomic_store(&page->writer_pid, 0);
+    return EL_OK;
+}
+
+int32_t el_partition_close(el_partition *p, int32_t clean) {
+    if (p->fork_count != atomic_load(&fork_count)) return EL_OK; /* the parent's affair */
+    if (atomic_exchange(&p->is_closed, 1)) return EL_OK;
+    el_control *page = atomic_load(&p->page);
+    if (page != NULL) el_control_wake(page);
+    pthread_mutex_lock(&p->sync_mutex);
+    pthread_cond_broadcast(&p->synced);
+    pthread_mutex_unlock(&p->sync_mutex);
+    for (int32_t users; (users = atomic_load(&p->users)) > 0;) {
+        /* Those who wait for the high watermark are woken again and again until all are out. */
+        if (page != NULL) el_control_wake(page);
+        el_os_futex_wait((uint32_t *)&p->users, (uint32_t)users, 10000000);
+    }
+    int32_t result = EL_OK;
+    if (clean && p->has_begun) result = finish(p, page);
+    log_file_release(p->active);
+    p->active = NULL;
+    if (p->index_fd >= 0) el_os_close(p->index_fd);
+    if (p->time_index_fd >= 0) el_os_close(p->time_index_fd);
+    p->index_fd = p->time_index_fd = -1;
+    for (int64_t i = 0; i < p->map_count; i++) el_map_release(p->maps[i]);
+    free(p->maps);
+    p->maps = NULL;
+    p->map_count = 0;
+    return result;
+}
+
+void el_partition_free(el_partition *p) {
+    if (p == NULL) return;
+    if (p->fork_count == atomic_load(&fork_count)) {
+        el_partition_close(p, 0);
+        if (p->shared_page != NULL) el_control_unmap(p->shared_page);
+        for (int i = 0; i < EL_BUFFERS_KEPT; i++) free(p->buffers[i].data);
+        free(p->private_page);
+        pthread_cond_destroy(&p->synced);
+        pthread_mutex_destroy(&p->buffer_mutex);
+        pthread_mutex_destroy(&p->sync_mutex);
+        pthread_mutex_destroy(&p->table_mutex);
+        free(p);
+    }
+}

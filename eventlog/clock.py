@@ -18,6 +18,7 @@ class SystemClock:
     """The machine's clock."""
 
     def now_ms(self) -> int:
+        """Milliseconds since 1970-01-01 UTC."""
         return time.time_ns() // 1_000_000
 
 
@@ -32,6 +33,7 @@ class ManualClock:
         self._now_ms = now_ms
 
     def now_ms(self) -> int:
+        """Where it was put."""
         return self._now_ms
 
     def advance(self, milliseconds: int) -> None:

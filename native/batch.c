@@ -48,6 +48,9 @@
 
 /* el_fail, such that the compiler sees the result: it is never EL_OK. */
 #define FAIL(code, offset, ...) (el_fail((code), 0, NULL, -1, (offset), __VA_ARGS__), (code))
+/* This error tells size and limit in the place of position and offset. */
+#define FAIL_TOO_LARGE(size, ...) \
+    (el_fail(EL_ERR_TOO_LARGE, 0, NULL, (size), BATCH_SIZE_MAX, __VA_ARGS__), EL_ERR_TOO_LARGE)
 
 /* -- big-endian integers anywhere -------------------------------------------------------------- */
 
@@ -234,8 +237,9 @@ static inline int32_t measure(const encoder *e, int32_t index, measured *record)
     if (!LIKELY(normalize(&input->values[index], &record->value)) ||
         (input->keys && !LIKELY(normalize(&input->keys[input->keys_are_one ? 0 : index],
                                           &record->key))))
-        return FAIL(EL_ERR_TOO_LARGE, index,
-                    "record %d of the batch: a key or value over 2 GiB", index);
+        return FAIL_TOO_LARGE(
+            record->key.size > INT32_MAX ? record->key.size : record->value.size,
+            "record %d of the batch: its key or value is over 2 GiB", index);
     record->headers = e->headers;
     if (e->headers_differ && !LIKELY(header_part_of(e, &input->headers[index], &record->headers)))
         return FAIL(EL_ERR_ARGUMENT, index,
@@ -271,9 +275,8 @@ int64_t el_batch_size(const el_batch_input *input) {
                         "record %d of the batch: the headers are malformed", i);
         size += record_size(&record);
         if (size > BATCH_SIZE_MAX) /* checked each time: the sum itself can then never overflow */
-            return FAIL(EL_ERR_TOO_LARGE, i,
-                        "%d records make a batch over 2 GiB: append them in smaller portions",
-                        input->count);
+            return FAIL_TOO_LARGE(size, "the first %d of %d records make a batch over 2 GiB", i + 1,
+                                  input->count);
     }
     return size;
 }
@@ -370,7 +373,7 @@ int32_t el_batch_seal(uint8_t *batch, int64_t payload_size, int32_t codec) {
                     "cannot seal a batch of %lld payload bytes with codec %d",
                     (long long)payload_size, codec);
     if (payload_size > BATCH_SIZE_MAX - EL_BATCH_HEADER_SIZE)
-        return FAIL(EL_ERR_TOO_LARGE, -1, "a batch over 2 GiB");
+        return FAIL_TOO_LARGE(payload_size, "a batch over 2 GiB");
     int64_t size = EL_BATCH_HEADER_SIZE + payload_size;
     put_32(batch + AT_LENGTH, (uint32_t)(size - EL_BATCH_LOG_OVERHEAD));
     int attributes = (get_16(batch + AT_ATTRIBUTES) & ~CODEC_MASK) | codec;

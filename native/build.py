@@ -13,10 +13,25 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["error.c", "crc32c.c", "batch.c", "file.c", "segment.c", "control.c", "partition.c", "cursor.c",
-           "pyobjects.c"]
-WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wpointer-arith", "-Wstrict-prototypes",
-            "-Wno-unused-parameter"]
+SOURCES = [
+    "error.c",
+    "crc32c.c",
+    "batch.c",
+    "file.c",
+    "segment.c",
+    "control.c",
+    "partition.c",
+    "cursor.c",
+    "pyobjects.c",
+]
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wpointer-arith",
+    "-Wstrict-prototypes",
+    "-Wno-unused-parameter",
+]
 
 
 def make(
@@ -34,14 +49,25 @@ def make(
     builder = FFI()
     for path in headers:
         builder.cdef(path.read_text())
-    flags = ["-std=gnu11", "-O3", "-fno-semantic-interposition", "-fvisibility=hidden",
-             "-pthread", *WARNINGS]
+    flags = [
+        "-std=gnu11",
+        "-O3",
+        "-fno-semantic-interposition",
+        "-fvisibility=hidden",
+        "-pthread",
+        *WARNINGS,
+    ]
     link = ["-pthread"]
     if os.environ.get("EVENTLOG_STRICT"):
         flags.append("-Werror")
     if os.environ.get("EVENTLOG_SANITIZE"):
-        sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
-                    "-fno-omit-frame-pointer", "-g", "-O1"]
+        sanitize = [
+            "-fsanitize=address,undefined",
+            "-fno-sanitize-recover=undefined",
+            "-fno-omit-frame-pointer",
+            "-g",
+            "-O1",
+        ]
         flags += sanitize
         link += sanitize
 

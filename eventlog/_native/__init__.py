@@ -17,8 +17,11 @@ from eventlog._native import _core
 ffi: Any = _core.ffi
 lib: Any = _core.lib
 
-DURABILITY = {"os": lib.EL_DURABILITY_OS, "interval": lib.EL_DURABILITY_INTERVAL,
-              "sync": lib.EL_DURABILITY_SYNC}
+DURABILITY = {
+    "os": lib.EL_DURABILITY_OS,
+    "interval": lib.EL_DURABILITY_INTERVAL,
+    "sync": lib.EL_DURABILITY_SYNC,
+}
 
 _FULL = {_errno.ENOSPC, _errno.EDQUOT, _errno.EFBIG}
 _READ_ONLY = {_errno.EROFS, _errno.EACCES, _errno.EPERM}
@@ -55,24 +58,34 @@ def last_error(code: int, **fields: Any) -> Exception:
             + (f"; offsets from {offset} on cannot be read" if offset >= 0 else ""),
             hint="Restore the file from a backup or look at it with `eventlog verify`; "
             "what lies before can be read",
-            path=path, position=position, offset=offset, **fields,
+            path=path,
+            position=position,
+            offset=offset,
+            **fields,
         )
     if code == lib.EL_ERR_POISONED:
         return errors.PoisonedError(
             f"{path}: {what} ({os.strerror(number)})",
             hint="Nothing is acknowledged any more: close the store, see to the disk, open it again",
-            path=path, errno=number, **fields,
+            path=path,
+            errno=number,
+            **fields,
         )
     if code == lib.EL_ERR_TOO_LARGE:
         return errors.RecordTooLargeError(
-            what, hint="Split it, or raise the topic's batch_size_bytes_max",
-            size=position, limit=offset, **fields,
+            what,
+            hint="Split it, or raise the topic's batch_size_bytes_max",
+            size=position,
+            limit=offset,
+            **fields,
         )
     if code == lib.EL_ERR_TYPE:
         where = f"{path}[{offset}]" if offset >= 0 else path
         return errors.InvalidRecordError(
-            f"{where}: {what}", hint="Pass bytes (None is allowed for keys and values)",
-            field=path, **fields,
+            f"{where}: {what}",
+            hint="Pass bytes (None is allowed for keys and values)",
+            field=path,
+            **fields,
         )
     if code == lib.EL_ERR_RANGE:
         return errors.OffsetOutOfRangeError(f"offset {offset}: {what}", offset=offset, **fields)
@@ -81,7 +94,9 @@ def last_error(code: int, **fields: Any) -> Exception:
     if code == lib.EL_ERR_FORKED:
         return errors.ForkedError(
             "the store was opened before a fork and belongs to the parent process",
-            hint="Open it again in the child", path=path, **fields,
+            hint="Open it again in the child",
+            path=path,
+            **fields,
         )
     if code == lib.EL_ERR_READ_ONLY:
         return errors.StorageReadOnlyError(
@@ -97,18 +112,27 @@ def os_error(number: int, path: str, what: str, **fields: Any) -> errors.Storage
     message = f"{what}: {path}: {os.strerror(number)}" if path else f"{what}: {os.strerror(number)}"
     if number in _FULL:
         return errors.StorageFullError(
-            message, hint="Make room and call again: nothing of this call was kept",
-            path=path, errno=number, **fields,
+            message,
+            hint="Make room and call again: nothing of this call was kept",
+            path=path,
+            errno=number,
+            **fields,
         )
     if number in _READ_ONLY:
         return errors.StorageReadOnlyError(
-            message, hint="Check permissions and mount options, or open with read_only=True",
-            path=path, errno=number, **fields,
+            message,
+            hint="Check permissions and mount options, or open with read_only=True",
+            path=path,
+            errno=number,
+            **fields,
         )
     if number in _HANDLES:
         return errors.StorageError(
-            message, hint="Raise the limit of open files (ulimit -n) or close some, then call again",
-            path=path, errno=number, **fields,
+            message,
+            hint="Raise the limit of open files (ulimit -n) or close some, then call again",
+            path=path,
+            errno=number,
+            **fields,
         )
     return errors.StorageError(
         message, hint="The operating system refused; see errno", path=path, errno=number, **fields

@@ -1,0 +1,1 @@
+"""The log: stores, topics, partitions, segments, batches, records."""

@@ -33,7 +33,9 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def write_offsets(path: Path, offsets: Mapping[tuple[str, int], int]) -> None:
     """Write an offset checkpoint: ``topic partition offset`` a line."""
-    lines = [f"{topic} {partition} {offset}\n" for (topic, partition), offset in sorted(offsets.items())]
+    lines = [
+        f"{topic} {partition} {offset}\n" for (topic, partition), offset in sorted(offsets.items())
+    ]
     replace_file(path, f"0\n{len(lines)}\n{''.join(lines)}".encode())
 
 

@@ -46,14 +46,18 @@ def decompress(codec: int, data: bytes) -> bytes:
     except (CompressionUnavailableError, CorruptionError, MemoryError):
         raise
     except Exception as error:  # each library has errors of its own
-        raise CorruptionError(f"a batch cannot be decompressed ({CODECS[codec]}): {error}") from error
+        raise CorruptionError(
+            f"a batch cannot be decompressed ({CODECS[codec]}): {error}"
+        ) from error
     if len(result) > DECOMPRESSED_SIZE_BYTES_MAX:
         raise _too_large()
     return result
 
 
 def _too_large() -> CorruptionError:
-    return CorruptionError(f"a batch decompresses to more than {DECOMPRESSED_SIZE_BYTES_MAX:,} bytes")
+    return CorruptionError(
+        f"a batch decompresses to more than {DECOMPRESSED_SIZE_BYTES_MAX:,} bytes"
+    )
 
 
 def _zstd(data: bytes) -> bytes:

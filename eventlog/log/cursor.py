@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from eventlog.log.partition import Partition
 
 Take = Literal["records", "values", "tuples", "keys"]
-_TAKE = {"records": lib.EL_TAKE_RECORDS, "values": lib.EL_TAKE_VALUES,
-         "tuples": lib.EL_TAKE_TUPLES, "keys": lib.EL_TAKE_KEYS}
+_TAKE = {
+    "records": lib.EL_TAKE_RECORDS,
+    "values": lib.EL_TAKE_VALUES,
+    "tuples": lib.EL_TAKE_TUPLES,
+    "keys": lib.EL_TAKE_KEYS,
+}
 
 ROUTE_OBJECTS = sys.implementation.name == "cpython"
 """Objects are walked and made in C on CPython only."""
@@ -147,7 +151,11 @@ class Cursor:
         if ROUTE_OBJECTS:
             check(
                 lib.el_cursor_take(
-                    self._open_handle(), _TAKE[take], id(items), id(record_type), id(topic),
+                    self._open_handle(),
+                    _TAKE[take],
+                    id(items),
+                    id(record_type),
+                    id(topic),
                     id(partition),
                 )
             )
@@ -173,7 +181,8 @@ class Cursor:
             else:
                 headers = ffi.buffer(view.headers, view.headers_size)[:]
                 items[i] = tuple.__new__(
-                    record_type, (topic, partition, view.offset, view.timestamp, key, value, headers)
+                    record_type,
+                    (topic, partition, view.offset, view.timestamp, key, value, headers),
                 )
 
     def numbers(self, name: bytes, missing: int = -1) -> array[int]:
@@ -212,4 +221,3 @@ class Cursor:
         if self._handle is None:
             raise ClosedError("the cursor was closed", hint="Make a new one")
         return self._handle
-

@@ -243,10 +243,15 @@ class Partition:
         value_size = -1 if value is None else len(value)
         if value_size >= self._compress_from:
             return self.append_columns(
-                (value,), keys=(key,), headers=headers, timestamp_ms=timestamp_ms,
+                (value,),
+                keys=(key,),
+                headers=headers,
+                timestamp_ms=timestamp_ms,
                 durability=durability,
             )[0]
-        if value_size > RECORD_SIZE_BYTES_MAX or (key is not None and len(key) > RECORD_SIZE_BYTES_MAX):
+        if value_size > RECORD_SIZE_BYTES_MAX or (
+            key is not None and len(key) > RECORD_SIZE_BYTES_MAX
+        ):
             raise _record_too_large(max(value_size, len(key or b"")))
         offset: int = lib.el_partition_append(
             self.handle,
@@ -289,7 +294,9 @@ class Partition:
         """
         count = len(values)
         if count == 0:
-            raise InvalidRecordError("a batch without records", hint="Pass one or more", field="values")
+            raise InvalidRecordError(
+                "a batch without records", hint="Pass one or more", field="values"
+            )
         columns = ffi.new("el_columns *")
         keep = _fill_columns(columns, values, keys, headers)
         if timestamps_ms is not None:
@@ -322,9 +329,7 @@ class Partition:
             return int(lib.el_partition_append_columns(self.handle, columns, durability, position))
         batch = bytearray(size)
         check(lib.el_batch_encode(columns, ffi.from_buffer(batch), size))
-        payload = compress_zstd(
-            memoryview(batch)[_HEADER_SIZE:], self.settings.compression_level
-        )
+        payload = compress_zstd(memoryview(batch)[_HEADER_SIZE:], self.settings.compression_level)
         if len(payload) < size - _HEADER_SIZE:
             batch[_HEADER_SIZE:] = payload
             check(lib.el_batch_compressed(ffi.from_buffer(batch), len(batch), ZSTD))
@@ -383,8 +388,10 @@ class Partition:
         """
         if take not in ("records", "values", "tuples", "keys"):
             raise SettingError(
-                f"take is {take!r}", hint="It has to be records, values, tuples or keys",
-                setting="take", value=take,
+                f"take is {take!r}",
+                hint="It has to be records, values, tuples or keys",
+                setting="take",
+                value=take,
             )
         first, last = self._range(start, end)
         return self._chunks(first, last, sys.maxsize if limit is None else limit, take, batch_count)
@@ -407,9 +414,7 @@ class Partition:
                 limit -= cursor.count
                 yield cursor.take(take, Record, topic, number)
 
-    def tail(
-        self, *, start: int | None = None, timeout_s: float | None = None
-    ) -> Iterator[Record]:
+    def tail(self, *, start: int | None = None, timeout_s: float | None = None) -> Iterator[Record]:
         """Records from ``start`` (None: the log end) on, and on, waiting for more.
 
         Args:
@@ -485,7 +490,9 @@ def _int64(numbers: Sequence[int], count: int, name: str) -> array[int]:
             f"{len(numbers)} {name} for {count} records", hint="Pass one each", field=name
         )
     try:
-        return numbers if type(numbers) is array and numbers.typecode == "q" else array("q", numbers)
+        return (
+            numbers if type(numbers) is array and numbers.typecode == "q" else array("q", numbers)
+        )
     except (TypeError, OverflowError) as error:
         raise InvalidRecordError(
             f"{name}: {error}", hint="Pass whole numbers of 64 bits", field=name
@@ -502,9 +509,9 @@ def _fill_columns(
     be kept alive during the call."""
     columns.count = len(values)
     values = values if type(values) is tuple else tuple(values)
-    if keys is not None and type(keys) is not bytes:
+    if keys is not None and not isinstance(keys, bytes):
         keys = keys if type(keys) is tuple else tuple(keys)
-    if headers is not None and type(headers) is not bytes:
+    if headers is not None and not isinstance(headers, bytes):
         headers = headers if type(headers) is tuple else tuple(headers)
     if _cursor.ROUTE_OBJECTS:
         columns.values = id(values)
@@ -545,4 +552,3 @@ def _pack_columns(
     keep.append(ffi.from_buffer(b"".join(parts) or b"\0"))
     columns.packed = keep[-1]
     return keep
-

@@ -47,8 +47,10 @@ class Producer:
         ):
             if type(value) is not int or not least <= value <= most:
                 raise SettingError(
-                    f"{name} is {value!r}", hint=f"It has to be {least:,} .. {most:,}",
-                    setting=name, value=value,
+                    f"{name} is {value!r}",
+                    hint=f"It has to be {least:,} .. {most:,}",
+                    setting=name,
+                    value=value,
                 )
         self._topic = topic
         self._linger_s = linger_ms / 1000

@@ -57,7 +57,7 @@ class Receipt(NamedTuple):
 
     partition: int
     offset: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is not missed
 
     @property
     def end_offset(self) -> int:

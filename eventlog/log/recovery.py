@@ -7,6 +7,7 @@ crash explain it (then it is a torn tail)? See :func:`_is_torn_tail`.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,17 +91,27 @@ class PartitionRecovery:
             self._remove_temporary()
         if not bases:
             if self.recovery_point > 0:
-                self._damage("C-J", self.directory / segment.segment_name(0), 0, 0,
-                             "all segments are missing")
+                self._damage(
+                    "C-J",
+                    self.directory / segment.segment_name(0),
+                    0,
+                    0,
+                    "all segments are missing",
+                )
             end.active_base_offset = -1
             end.log_end_offset = end.log_start_offset = max(self.recovery_point, 0)
             return end
         start = bases[0] if self.log_start is None else max(self.log_start, bases[0])
         if self.log_start is not None and bases[0] > self.log_start:
-            self._damage("C-J", self.directory / segment.segment_name(self.log_start), 0,
-                         self.log_start, "the first segment is missing")
+            self._damage(
+                "C-J",
+                self.directory / segment.segment_name(self.log_start),
+                0,
+                self.log_start,
+                "the first segment is missing",
+            )
         damaged_at: int | None = None
-        for base, following in zip(bases, bases[1:], strict=False):
+        for base, following in itertools.pairwise(bases):
             damaged_at = self._sealed(base, following, end)
             if damaged_at is not None:
                 break
@@ -117,21 +128,34 @@ class PartitionRecovery:
         """Check a segment that another one follows. Offset of damage (reader only), or None."""
         path = self.directory / segment.segment_name(base)
         is_trusted = self.is_clean or following <= self.recovery_point
-        if is_trusted and lib.el_segment_resume(path_bytes(path), base, self.options, end) == lib.EL_OK:
+        if (
+            is_trusted
+            and lib.el_segment_resume(path_bytes(path), base, self.options, end) == lib.EL_OK
+        ):
             found_end, position = int(end.log_end_offset), int(end.active_position)
         else:
             scan = segment.scan(path, 0, base)
             found_end, position = int(scan.end_offset), int(scan.end_position)
             if scan.stop != lib.EL_SCAN_END:
-                return self._damage("C-D", path, position, found_end, segment.text(scan.what)
-                                    or "the sealed segment ends in zeros")
+                return self._damage(
+                    "C-D",
+                    path,
+                    position,
+                    found_end,
+                    segment.text(scan.what) or "the sealed segment ends in zeros",
+                )
             if found_end == following:
                 self._rebuild_index(path, base, position, end, is_sealed=True)
         if found_end == following:
             return None
         missing = self.directory / segment.segment_name(found_end)
-        return self._damage("C-J", missing, 0, found_end,
-                            f"the records {found_end} .. {following - 1} are missing behind {path.name}")
+        return self._damage(
+            "C-J",
+            missing,
+            0,
+            found_end,
+            f"the records {found_end} .. {following - 1} are missing behind {path.name}",
+        )
 
     # -- the active segment ---------------------------------------------------------------------
 
@@ -142,22 +166,35 @@ class PartitionRecovery:
                 lib.el_segment_resume(path_bytes(path), base, self.options, end) == lib.EL_OK
                 and end.log_end_offset == self.recovery_point
             ):
-                self._report("C-A", path, int(end.active_position), int(end.log_end_offset), "clean")
+                self._report(
+                    "C-A", path, int(end.active_position), int(end.log_end_offset), "clean"
+                )
                 return None
-            self._report("C-E", path.with_suffix(segment.INDEX), -1, base,
-                         "the indexes do not fit the log and are rebuilt")
+            self._report(
+                "C-E",
+                path.with_suffix(segment.INDEX),
+                -1,
+                base,
+                "the indexes do not fit the log and are rebuilt",
+            )
         scan = segment.scan(path, 0, base)
         position, offset = int(scan.end_position), int(scan.end_offset)
         if scan.stop == lib.EL_SCAN_BAD and not self._is_torn_tail(scan):
             return self._damage("C-D", path, position, offset, segment.text(scan.what))
         if offset < self._durable_point():
-            return self._damage("C-D", path, position, offset,
-                                f"the log is known to reach offset {self._durable_point()}")
+            return self._damage(
+                "C-D",
+                path,
+                position,
+                offset,
+                f"the log is known to reach offset {self._durable_point()}",
+            )
         if scan.stop == lib.EL_SCAN_BAD:
             self._cut(path, position, int(scan.sound_end_position), offset, segment.text(scan.what))
         elif scan.stop == lib.EL_SCAN_ZEROS:
-            self._report("C-F", path, position, offset,
-                         f"{scan.file_size - position} reserved bytes cut")
+            self._report(
+                "C-F", path, position, offset, f"{scan.file_size - position} reserved bytes cut"
+            )
         else:
             self._report("C-B", path, position, offset, "the tail is whole")
         if self.is_writable:
@@ -214,7 +251,9 @@ class PartitionRecovery:
         before = [p.read_bytes() if p.is_file() else None for p in indexes] if is_sealed else []
         check(lib.el_segment_index(path_bytes(path), base, position, is_sealed, self.options, end))
         if is_sealed and before != [p.read_bytes() for p in indexes]:
-            self._report("C-E", path.with_suffix(segment.INDEX), -1, base, "the indexes were rebuilt")
+            self._report(
+                "C-E", path.with_suffix(segment.INDEX), -1, base, "the indexes were rebuilt"
+            )
 
     def _remove_temporary(self) -> None:
         """A crash may leave files under their temporary names; they were never part of the log."""
@@ -235,14 +274,18 @@ class PartitionRecovery:
             "concerned, nothing was changed",
             hint="Open with read_only=True to read what lies before, and restore the file from a "
             "backup; `eventlog verify` lists all that is wrong",
-            case=case, path=str(path), position=position, offset=offset,
-            topic=self.topic, partition=self.partition,
+            case=case,
+            path=str(path),
+            position=position,
+            offset=offset,
+            topic=self.topic,
+            partition=self.partition,
         )
 
     def _report(self, case: str, path: Path, position: int, offset: int, detail: str) -> None:
-        report = RecoveryReport(case, self.topic, self.partition, str(path), position, offset, detail)
+        report = RecoveryReport(
+            case, self.topic, self.partition, str(path), position, offset, detail
+        )
         self.reports.append(report)
         level = logging.DEBUG if case in ("C-A", "C-B", "C-F") else logging.WARNING
         _logger.log(level, "%s %s-%d %s: %s", case, self.topic, self.partition, path.name, detail)
-
-

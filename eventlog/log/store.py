@@ -166,8 +166,12 @@ class Store:
         for name, entry in self._entries.items():
             self._topics[name] = self._open_topic(name, entry, is_clean=is_clean)
         self._write_recovery_points()
-        self._flusher = threading.Thread(target=_flush, args=(weakref.ref(self), self._stop),
-                                         name="eventlog-flusher", daemon=True)
+        self._flusher = threading.Thread(
+            target=_flush,
+            args=(weakref.ref(self), self._stop),
+            name="eventlog-flusher",
+            daemon=True,
+        )
         self._flusher.start()
 
     def _check_format(self, create: bool) -> None:
@@ -189,12 +193,16 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise NotAStoreError(
                 f"{path} is not the format file of a store: {error}",
-                hint="Restore it from a backup, or name another directory", path=str(path),
+                hint="Restore it from a backup, or name another directory",
+                path=str(path),
             ) from error
         if found > FORMAT_VERSION:
             raise FormatVersionError(
                 f"C-K: {self.path} has format {found}, this eventlog knows up to {FORMAT_VERSION}",
-                hint="Upgrade eventlog-engine", found=found, known=FORMAT_VERSION, path=str(self.path),
+                hint="Upgrade eventlog-engine",
+                found=found,
+                known=FORMAT_VERSION,
+                path=str(self.path),
             )
 
     def _create(self, create: bool) -> None:
@@ -207,11 +215,14 @@ class Store:
                 f"{self.path} is a file", hint="Name a directory", path=str(self.path)
             ) from None
         except OSError as error:
-            raise os_error(error.errno or 0, str(self.path), "cannot look into the directory") from error
+            raise os_error(
+                error.errno or 0, str(self.path), "cannot look into the directory"
+            ) from error
         if others:
             raise NotAStoreError(
                 f"{self.path} holds {sorted(others)[0]!r} and is not an eventlog store",
-                hint="Name an empty or new directory", path=str(self.path),
+                hint="Name an empty or new directory",
+                path=str(self.path),
             )
         if self.read_only or not create:
             raise NotAStoreError(
@@ -238,7 +249,8 @@ class Store:
                 f"{self.path} is open for writing in process {pid or 'unknown'}"
                 + (" (this one)" if pid == os.getpid() else ""),
                 hint="Close it there, or open with read_only=True",
-                path=str(self.path), holder_pid=pid,
+                path=str(self.path),
+                holder_pid=pid,
             )
         check(result)
         self._lock_fd = int(fd[0])
@@ -257,7 +269,8 @@ class Store:
             raise StorageError(
                 f"{path} cannot be understood: {error}",
                 hint="Restore it from a backup, or move it away: the topics are then found by their "
-                "directories and have default settings", path=str(path),
+                "directories and have default settings",
+                path=str(path),
             ) from error
         self._entries = dict(known.topics)
         found: dict[str, list[Path]] = {}
@@ -275,7 +288,9 @@ class Store:
 
     def _save_topics(self) -> None:
         data = msgspec.json.encode(_TopicsFile(FORMAT_VERSION, self._entries))
-        checkpoints.replace_file(self.path / TOPICS_FILE, msgspec.json.format(data, indent=1) + b"\n")
+        checkpoints.replace_file(
+            self.path / TOPICS_FILE, msgspec.json.format(data, indent=1) + b"\n"
+        )
 
     def _settings_of(self, entry: _TopicEntry) -> TopicSettings:
         return self._defaults.changed(**entry.settings)
@@ -285,7 +300,8 @@ class Store:
         partitions: list[Partition] = []
         try:
             for number in range(entry.partitions):
-                partitions.append(self._open_partition(name, number, entry.id, settings, is_clean))
+                partition = self._open_partition(name, number, entry.id, settings, is_clean)
+                partitions.append(partition)  # noqa: PERF401  those opened are closed on an error
         except BaseException:
             for partition in partitions:
                 partition.close(clean=False)
@@ -300,8 +316,14 @@ class Store:
             check(lib.el_file_mkdir(path_bytes(directory)))
             checkpoints.write_partition_files(directory, topic_id)
         partition = Partition(
-            topic, number, directory, self.run_directory / f"{topic}-{number}.control", settings,
-            self._clock, writable=not self.read_only, checkpoint=self._checkpoint_partition,
+            topic,
+            number,
+            directory,
+            self.run_directory / f"{topic}-{number}.control",
+            settings,
+            self._clock,
+            writable=not self.read_only,
+            checkpoint=self._checkpoint_partition,
         )
         live = partition.live_state()
         if self.read_only and live is not None:
@@ -315,9 +337,18 @@ class Store:
             if live.poisoned_errno:
                 self._drop_cache(directory)
         recovery = PartitionRecovery(
-            directory, topic, number, settings, native_options(settings), is_clean,
-            points.get((topic, number), 0), starts.get((topic, number)), written,
-            not self.read_only, self.path / "cut", time.time_ns() // 1_000_000,
+            directory,
+            topic,
+            number,
+            settings,
+            native_options(settings),
+            is_clean,
+            points.get((topic, number), 0),
+            starts.get((topic, number)),
+            written,
+            not self.read_only,
+            self.path / "cut",
+            time.time_ns() // 1_000_000,
         )
         try:
             end = recovery.run()
@@ -382,7 +413,9 @@ class Store:
                 raise SettingError(
                     f"topic {name!r} has {topic.partition_count} partitions, not {partitions!r}",
                     hint="Leave partitions out, or use another topic: changing it would send keys to "
-                    "other partitions", setting="partitions", value=partitions,
+                    "other partitions",
+                    setting="partitions",
+                    value=partitions,
                 )
             if settings:
                 self._change_settings(name, topic, settings)
@@ -397,8 +430,10 @@ class Store:
             )
         if type(partitions) is not int or not 1 <= partitions <= PARTITIONS_MAX:
             raise SettingError(
-                f"partitions is {partitions!r}", hint=f"It has to be 1 .. {PARTITIONS_MAX:,}",
-                setting="partitions", value=partitions,
+                f"partitions is {partitions!r}",
+                hint=f"It has to be 1 .. {PARTITIONS_MAX:,}",
+                setting="partitions",
+                value=partitions,
             )
         self._defaults.changed(**settings)  # refuses before anything is made
         entry = _TopicEntry(uuid.uuid4(), partitions, dict(settings))
@@ -421,7 +456,8 @@ class Store:
         if self.read_only:
             raise StorageReadOnlyError(
                 "settings cannot be changed in a store that is open for reading only",
-                hint="Open it without read_only=True", path=str(self.path),
+                hint="Open it without read_only=True",
+                path=str(self.path),
             )
         self._entries[name] = _TopicEntry(former.id, former.partitions, changed)
         try:
@@ -472,7 +508,9 @@ class Store:
                 with self._lock:
                     self._recovery_points[place] = partition.durable_end_offset
             except EventLogError as error:
-                _logger.warning("background sync of %s-%d: %s", partition.topic, partition.number, error)
+                _logger.warning(
+                    "background sync of %s-%d: %s", partition.topic, partition.number, error
+                )
         return shortest
 
     def _note_recovery_points(self) -> None:
@@ -526,7 +564,8 @@ class Store:
     def _mark_clean(self) -> None:
         for topic in self._topics.values():
             for partition in topic.partitions:
-                self._recovery_points[topic.name, partition.number] = partition.closed_end_offset
+                place = (topic.name, partition.number)
+                self._recovery_points[place] = partition.closed_end_offset
         self._write_recovery_points()
         checkpoints.replace_file(
             self.log_directory / checkpoints.CLEAN_SHUTDOWN, b'{"version":0,"brokerEpoch":-1}'
@@ -556,7 +595,8 @@ def check_topic_name(name: str) -> None:
     if type(name) is not str or not _NAME.fullmatch(name) or name in (".", ".."):
         raise InvalidNameError(
             f"{name!r} cannot be the name of a topic",
-            hint="Use 1 to 249 of A-Z a-z 0-9 . _ - (not . or .. alone)", name=name,
+            hint="Use 1 to 249 of A-Z a-z 0-9 . _ - (not . or .. alone)",
+            name=name,
         )
 
 

@@ -35,7 +35,11 @@ class Topic:
     """
 
     def __init__(
-        self, name: str, topic_id: uuid.UUID, partitions: Sequence[Partition], settings: TopicSettings
+        self,
+        name: str,
+        topic_id: uuid.UUID,
+        partitions: Sequence[Partition],
+        settings: TopicSettings,
     ) -> None:
         self.name = name
         self.topic_id = topic_id
@@ -151,23 +155,29 @@ class Topic:
         Raises:
             As :meth:`append`. With several partitions those whose batch came before the error keep it.
         """
-        encoded = None if headers is None else tuple(
-            NO_HEADERS if each is None else encode_headers(each) for each in headers
+        encoded = (
+            None
+            if headers is None
+            else tuple(NO_HEADERS if each is None else encode_headers(each) for each in headers)
         )
         target = self._only if partition is None else self.partition(partition)
         if target is None and (keys is None or isinstance(keys, bytes)):
             target = self._partitions[self._choose(keys, b"", sum(len(v or b"") for v in values))]
         if target is not None:
             offset, _ = target.append_columns(
-                values, keys=keys, headers=encoded, timestamps_ms=timestamps_ms, durability=durability
+                values,
+                keys=keys,
+                headers=encoded,
+                timestamps_ms=timestamps_ms,
+                durability=durability,
             )
             return [Receipt(target.number, offset, len(values))]
-        assert keys is not None
+        assert keys is not None and not isinstance(keys, bytes)
         receipts = []
         for number, places in self._spread(tuple(keys), len(values)).items():
             offset, _ = self._partitions[number].append_columns(
                 [values[i] for i in places],
-                keys=[keys[i] for i in places],  # type: ignore[misc]  # keys is no bytes here
+                keys=[keys[i] for i in places],
                 headers=None if encoded is None else [encoded[i] for i in places],
                 timestamps_ms=None if timestamps_ms is None else [timestamps_ms[i] for i in places],
                 durability=durability,
@@ -215,7 +225,9 @@ class Topic:
             )
         numbers = array("i", bytes(4 * count))
         check(
-            lib.el_keys_partition(id(keys), count, self._count, ffi.from_buffer("int32_t[]", numbers))
+            lib.el_keys_partition(
+                id(keys), count, self._count, ffi.from_buffer("int32_t[]", numbers)
+            )
         )
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):

@@ -1,10 +1,60 @@
-"""eventlog: a durable, embedded event log and event store. On disk it is Kafka's own format.
+"""eventlog: a durable, embedded event log and event store, on disk in Kafka's own format.
 
->>> import eventlog
->>> with eventlog.open("/tmp/shop") as log:
-...     orders = log.event_store("orders")
+``open`` gives an :class:`EventLog`; its ``event_store(name)`` holds streams of events, its
+``topic(name)`` plain records. The errors are in :mod:`eventlog.errors`.
 """
 
+from eventlog import errors
+from eventlog.clock import Clock, ManualClock, SystemClock
 from eventlog.engine import EventLog, open
+from eventlog.errors import EventLogError, WrongExpectedVersion
+from eventlog.log.partition import Partition, PartitionState
+from eventlog.log.producer import Producer
+from eventlog.log.record import Receipt, Record
+from eventlog.log.recovery import RecoveryReport
+from eventlog.log.topic import Topic
+from eventlog.settings import Durability, TopicSettings
+from eventlog.sourcing import (
+    ANY,
+    NO_STREAM,
+    STREAM_EXISTS,
+    Codec,
+    Event,
+    EventReceipt,
+    EventStore,
+    ExpectedVersion,
+    JsonCodec,
+    RecordedEvent,
+    StreamAppend,
+)
 
-__all__ = ["EventLog", "open"]
+__all__ = [
+    "ANY",
+    "NO_STREAM",
+    "STREAM_EXISTS",
+    "Clock",
+    "Codec",
+    "Durability",
+    "Event",
+    "EventLog",
+    "EventLogError",
+    "EventReceipt",
+    "EventStore",
+    "ExpectedVersion",
+    "JsonCodec",
+    "ManualClock",
+    "Partition",
+    "PartitionState",
+    "Producer",
+    "Receipt",
+    "Record",
+    "RecordedEvent",
+    "RecoveryReport",
+    "StreamAppend",
+    "SystemClock",
+    "Topic",
+    "TopicSettings",
+    "WrongExpectedVersion",
+    "errors",
+    "open",
+]

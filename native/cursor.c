@@ -87,12 +87,17 @@ const el_view *el_cursor_views(el_cursor *c) { return c->views; }
 
 int32_t el_cursor_count(const el_cursor *c) { return c->count; }
 
+/* The code of the error that a function returning a pointer has just told. */
+static int32_t last_code(void) {
+    el_error told;
+    el_error_last(&told);
+    return told.code;
+}
+
 /* Stand at the batch that holds next_offset, or at the first one after it. */
 static int32_t find_batch(el_cursor *c) {
     c->map = el_partition_map(c->p, c->next_offset, NULL);
-    if (c->map == NULL) return EL_ERR_OS;
-    int32_t result = el_map_refresh(c->map);
-    if (result != EL_OK) return result;
+    if (c->map == NULL) return last_code();
     c->position = el_map_lookup(c->map, c->next_offset);
     int64_t readable = atomic_load(&c->map->readable_size);
     while (c->position < readable) {
@@ -168,7 +173,7 @@ static int32_t next_segment(el_cursor *c) {
     }
     leave_map(c);
     c->map = next;
-    return el_map_refresh(next);
+    return EL_OK;
 }
 
 static int32_t hold(el_cursor *c, el_map *map) {
@@ -192,6 +197,9 @@ static int32_t fill(el_cursor *c, int64_t limit, int64_t most, int64_t size_byte
     while (result == EL_OK && c->count < most && size < size_bytes_max && c->next_offset < limit) {
         if (c->map == NULL) {
             result = find_batch(c);
+        } else if (!c->is_inside && atomic_load_explicit(&c->map->is_outgrown, memory_order_relaxed)) {
+            if (c->count > 0) break;
+            leave_map(c);
         } else if (!c->is_inside && is_reading_beyond(c)) {
             if (c->count > 0) break;
             result = next_segment(c);
@@ -273,11 +281,9 @@ int32_t el_cursor_supply(el_cursor *c, const char *data, int64_t size) {
 static el_map *map_for(el_cursor *c, int64_t offset, int64_t *end_offset) {
     el_map *map = el_partition_map(c->p, offset, end_offset);
     if (map == NULL) return NULL;
-    if (hold(c, map) != EL_OK || el_map_refresh(map) != EL_OK) {
-        if (c->held_count == 0 || c->held[c->held_count - 1] != map) el_map_release(map);
-        return NULL;
-    }
-    return map;
+    if (hold(c, map) == EL_OK) return map;
+    el_map_release(map);
+    return NULL;
 }
 
 /* One run of records in a row, from where the first lies. */
@@ -334,7 +340,7 @@ int32_t el_cursor_gather(el_cursor *c, const int64_t *offsets, const int64_t *ba
         if (map == NULL || offsets[i] < start_offset || offsets[i] >= end_offset) {
             map = map_for(c, offsets[i], &end_offset);
             if (map == NULL) {
-                result = EL_ERR_OS;
+                result = last_code();
                 break;
             }
             start_offset = map->base_offset;
@@ -361,7 +367,6 @@ int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp) {
     int64_t found = limit;
     el_map *map = result == EL_OK ? el_partition_map(c->p, 0, NULL) : NULL;
     while (map != NULL && found == limit) {
-        el_map_refresh(map);
         int64_t readable = atomic_load(&map->readable_size);
         for (int64_t position = el_map_lookup_time(map, timestamp); position < readable;) {
             el_batch_header header;

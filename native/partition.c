@@ -441,7 +441,9 @@ static int32_t lock_for(el_partition *p, el_control *page) {
         int32_t result = el_control_lock(page);
         if (result < 0) return result;
         if (result == EL_END) undo_tail(p, page); /* its owner died in the middle of an append */
+        /* All durable, though the count of bytes may not know yet: see sync_to. */
         if (p->options.durability != EL_DURABILITY_SYNC ||
+            atomic_load(&page->durable_end_offset) >= page->end.log_end_offset ||
             atomic_load(&page->appended_bytes) - atomic_load(&page->durable_bytes) <=
                 EL_UNSYNCED_BYTES_MAX)
             return EL_OK;
@@ -621,10 +623,12 @@ int32_t el_partition_sync(el_partition *p) {
 
 int32_t el_partition_state_read(el_partition *p, el_partition_state *out) {
     int32_t result = el_partition_enter(p);
-    if (result != EL_OK) return result;
-    el_control *page = el_partition_page(p);
+    int is_inside = result == EL_OK;
+    if (!is_inside && result != EL_ERR_CLOSED) return result;
+    /* A closed handle is told as such, and also where it ended: closing reads that. */
+    el_control *page = is_inside ? el_partition_page(p) : atomic_load(&p->page);
     if (page == NULL) {
-        result = el_fail(EL_ERR_NOT_RUNNING, 0, p->control_path, -1, -1, "no writer has begun here");
+        if (is_inside) result = el_fail(EL_ERR_NOT_RUNNING, 0, p->control_path, -1, -1, "no writer has begun here");
     } else {
         out->high_watermark = atomic_load(&page->high_watermark);
         out->durable_end_offset = atomic_load(&page->durable_end_offset);
@@ -639,7 +643,7 @@ int32_t el_partition_state_read(el_partition *p, el_partition_state *out) {
         out->writer_pid = atomic_load(&page->writer_pid);
         out->generation = atomic_load(&page->generation);
     }
-    el_partition_leave(p);
+    if (is_inside) el_partition_leave(p);
     return result;
 }
 
@@ -692,7 +696,8 @@ static int32_t refresh_table(el_partition *p) {
     int64_t old = 0;
     for (int64_t i = 0; i < count && result == EL_OK; i++) {
         while (old < p->map_count && p->maps[old]->base_offset < bases[i]) old++;
-        if (old < p->map_count && p->maps[old]->base_offset == bases[i]) {
+        if (old < p->map_count && p->maps[old]->base_offset == bases[i] &&
+            !atomic_load(&p->maps[old]->is_outgrown)) {
             maps[i] = el_map_hold(p->maps[old]);
             continue;
         }
@@ -724,6 +729,22 @@ static int64_t find_map(const el_partition *p, int64_t offset) {
     return low - 1;
 }
 
+/* Hold map i with its size made current, mapping it anew where the file has outgrown it. Maps that
+ * cursors hold stay as they are. table_mutex held. */
+static el_map *take_map(el_partition *p, int64_t i) {
+    int64_t base_offset = p->maps[i]->base_offset;
+    for (;;) {
+        if (el_map_refresh(p->maps[i]) != EL_OK) return NULL;
+        if (!atomic_load(&p->maps[i]->is_outgrown)) return el_map_hold(p->maps[i]);
+        if (refresh_table(p) != EL_OK) return NULL;
+        i = find_map(p, base_offset);
+        if (i < 0 || p->maps[i]->base_offset != base_offset) {
+            el_fail(EL_ERR_RANGE, 0, p->directory, -1, base_offset, "the segment is gone");
+            return NULL;
+        }
+    }
+}
+
 el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset) {
     el_map *map = NULL;
     pthread_mutex_lock(&p->table_mutex);
@@ -737,8 +758,9 @@ el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset) {
     if (result == EL_OK) {
         i = find_map(p, offset);
         if (i < 0) i = 0;
-        if (i < p->map_count) map = el_map_hold(p->maps[i]);
+        if (i < p->map_count) map = take_map(p, i);
         else el_fail(EL_ERR_RANGE, 0, p->directory, -1, offset, "the partition has no segments");
+        if (map != NULL) i = find_map(p, map->base_offset);
         if (end_offset != NULL)
             *end_offset = i + 1 < p->map_count ? p->maps[i + 1]->base_offset : INT64_MAX;
     }
@@ -752,8 +774,11 @@ el_map *el_partition_map_after(el_partition *p, int64_t base_offset) {
     for (int attempt = 0; attempt < 2 && map == NULL; attempt++) {
         if (attempt == 1 && refresh_table(p) != EL_OK) break;
         int64_t i = find_map(p, base_offset) + 1;
-        if (i < p->map_count) map = el_map_hold(p->maps[i]);
-        else if (attempt == 1)
+        if (i < p->map_count) {
+            map = take_map(p, i);
+            break;
+        }
+        if (attempt == 1)
             el_fail(EL_ERR_RANGE, 0, p->directory, -1, base_offset, "no segment follows");
     }
     pthread_mutex_unlock(&p->table_mutex);
@@ -780,13 +805,15 @@ int32_t el_partition_close(el_partition *p, int32_t clean) {
     if (p->fork_count != atomic_load(&fork_count)) return EL_OK; /* the parent's affair */
     if (atomic_exchange(&p->is_closed, 1)) return EL_OK;
     el_control *page = atomic_load(&p->page);
-    if (page != NULL) el_control_wake(page);
+    /* Whoever may not write the page looks again by himself: see el_control_wait. */
+    int may_wake = page != NULL && (page == p->private_page || p->shared_is_writable);
+    if (may_wake) el_control_wake(page);
     pthread_mutex_lock(&p->sync_mutex);
     pthread_cond_broadcast(&p->synced);
     pthread_mutex_unlock(&p->sync_mutex);
     for (int32_t users; (users = atomic_load(&p->users)) > 0;) {
         /* Those who wait for the high watermark are woken again and again until all are out. */
-        if (page != NULL) el_control_wake(page);
+        if (may_wake) el_control_wake(page);
         el_os_futex_wait((uint32_t *)&p->users, (uint32_t)users, 10000000);
     }
     int32_t result = EL_OK;

@@ -75,10 +75,11 @@ int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_
                            int64_t *batch_position);
 
 el_control *el_partition_page(el_partition *p);
-/* A held map of the segment that can contain `offset`, or of the first one after it. NULL: error.
+/* A held map of the segment that can contain `offset`, or of the first one after it, its size
+ * current. NULL: error.
  * *end_offset (may be NULL): where the next segment begins, INT64_MAX for the newest. */
 el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset);
-/* The segment that follows `base_offset`; NULL with EL_ERR_RANGE when there is none. */
+/* As that, of the segment that follows `base_offset`; NULL with EL_ERR_RANGE when there is none. */
 el_map *el_partition_map_after(el_partition *p, int64_t base_offset);
 
 

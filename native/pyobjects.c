@@ -107,6 +107,8 @@ static int32_t read_columns(const el_columns *columns, el_slice *slices, el_batc
             input->headers = headers;
         }
     }
+    for (int64_t i = 0; columns->timestamps != NULL && result == EL_OK && i < count; i++)
+        if (columns->timestamps[i] < 0) result = fail_type("timestamps_ms", i, "a time before 1970");
     input->timestamps = columns->timestamps;
     input->timestamp = columns->timestamp;
     if (columns->numbers != NULL) {

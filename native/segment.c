@@ -376,7 +376,8 @@ el_map *el_map_open(const char *directory, int64_t base_offset, int64_t expected
     }
     int64_t size = el_os_size(map->fd);
     map->readable_size = size < 0 ? 0 : size;
-    map->mapped_size = size > expected_size ? size : expected_size;
+    /* Larger than expected and still growing: the writer's settings are others than ours. */
+    map->mapped_size = size <= expected_size ? expected_size : expected_size > 0 ? 2 * size : size;
     if (map->mapped_size < EL_BATCH_HEADER_SIZE) map->mapped_size = EL_BATCH_HEADER_SIZE;
     map->data = el_os_map(map->fd, (size_t)map->mapped_size, 0);
     if (map->data == NULL) {
@@ -410,7 +411,10 @@ int32_t el_map_refresh(el_map *map) {
     if (size < 0)
         return el_fail(EL_ERR_OS, (int)-size, map->path, -1, map->base_offset,
                        "cannot see the segment's size");
-    if (size > map->mapped_size) size = map->mapped_size;
+    if (size > map->mapped_size) {
+        size = map->mapped_size;
+        atomic_store(&map->is_outgrown, 1);
+    }
     atomic_store(&map->readable_size, size);
     return EL_OK;
 }

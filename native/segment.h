@@ -37,6 +37,7 @@ typedef struct {
     uint8_t *data;
     int64_t mapped_size;          /* may be more than the file has: never read past readable_size */
     _Atomic int64_t readable_size;
+    _Atomic int32_t is_outgrown; /* the file is larger than the mapping: map it anew to read on */
     _Atomic(_Atomic uint64_t *) verified; /* a bit per 64 bytes: the batch that begins there is sound */
     char path[EL_PATH_MAX];
 } el_map;
@@ -45,7 +46,7 @@ typedef struct {
 el_map *el_map_open(const char *directory, int64_t base_offset, int64_t expected_size);
 el_map *el_map_hold(el_map *map);
 void el_map_release(el_map *map);
-/* Make readable_size current; EL_ERR_CORRUPT if the file became shorter than it was. */
+/* Make readable_size and is_outgrown current. */
 int32_t el_map_refresh(el_map *map);
 /* Position of a batch at or before the one that holds `offset`, by the index; 0 without one. */
 int64_t el_map_lookup(const el_map *map, int64_t offset);

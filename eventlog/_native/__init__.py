@@ -83,7 +83,9 @@ def last_error(code: int, **fields: Any) -> Exception:
         where = f"{path}[{offset}]" if offset >= 0 else path
         return errors.InvalidRecordError(
             f"{where}: {what}",
-            hint="Pass bytes (None is allowed for keys and values)",
+            hint="Pass milliseconds since 1970 UTC, 0 or more"
+            if path == "timestamps_ms"
+            else "Pass bytes (None is allowed for keys and values)",
             field=path,
             **fields,
         )

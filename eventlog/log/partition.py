@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -140,9 +141,12 @@ class Partition:
                 ``"os"`` or ``"interval"`` since the last sync is in doubt.
         """
         if clean and self.writable and self.closed_end_offset < 0:
-            end = self.live_state()
+            state = ffi.new("el_partition_state *")
+            check(lib.el_partition_state_read(self.handle, state))
             check(lib.el_partition_close(self.handle, True))
-            self.closed_end_offset = end.log_end_offset if end else -1
+            # Once more: other threads may have appended until the handle was closed.
+            lib.el_partition_state_read(self.handle, state)
+            self.closed_end_offset = int(state.log_end_offset)
         else:
             check(lib.el_partition_close(self.handle, clean))
 
@@ -209,8 +213,9 @@ class Partition:
             offset: of the record waited for.
             timeout_s: seconds; None: for ever.
         """
-        left_ns = -1 if timeout_s is None else max(0, int(timeout_s * 1e9))
+        until_ns = None if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
         while True:
+            left_ns = -1 if until_ns is None else max(0, until_ns - time.monotonic_ns())
             result = check(lib.el_partition_wait(self.handle, offset, left_ns))
             if result != lib.EL_INTERRUPTED:
                 return bool(result == lib.EL_OK)
@@ -261,7 +266,7 @@ class Partition:
             value_size,
             headers,
             len(headers),
-            self._now_ms() if timestamp_ms is None else timestamp_ms,
+            self._now_ms() if timestamp_ms is None else _timestamp(timestamp_ms),
             self._durability if durability is None else DURABILITY[check_durability(durability)],
         )
         if offset < 0:
@@ -303,7 +308,7 @@ class Partition:
             keep.append(_int64(timestamps_ms, count, "timestamps_ms"))
             columns.timestamps = ffi.from_buffer("int64_t[]", keep[-1])
         else:
-            columns.timestamp = self._now_ms() if timestamp_ms is None else timestamp_ms
+            columns.timestamp = self._now_ms() if timestamp_ms is None else _timestamp(timestamp_ms)
         if numbers is not None:
             keep += (_int64(numbers, count, "numbers"), ffi.from_buffer(number_name + b"\0"))
             columns.numbers = ffi.from_buffer("int64_t[]", keep[-2])
@@ -401,7 +406,7 @@ class Partition:
         first = state.log_start_offset if start is None else start
         if not state.log_start_offset <= first <= max(state.log_end_offset, state.high_watermark):
             raise out_of_range(first, state)
-        last = state.high_watermark if end is None else min(end, state.high_watermark)
+        last = state.high_watermark if end is None else max(0, min(end, state.high_watermark))
         return first, last
 
     def _chunks(
@@ -481,6 +486,16 @@ def _record_too_large(size: int) -> RecordTooLargeError:
         hint="Split it, or keep large objects elsewhere and append a reference",
         size=size,
         limit=RECORD_SIZE_BYTES_MAX,
+    )
+
+
+def _timestamp(timestamp_ms: object) -> int:
+    if type(timestamp_ms) is int and 0 <= timestamp_ms < 2**63:
+        return timestamp_ms
+    raise InvalidRecordError(
+        f"timestamp {timestamp_ms!r} is not one",
+        hint="Pass milliseconds since 1970 UTC as an int, 0 or more",
+        field="timestamp_ms",
     )
 
 

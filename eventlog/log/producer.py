@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
-import time
+import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from eventlog.errors import ClosedError, EventLogError, InvalidRecordError, SettingError
+from eventlog.errors import ClosedError, EventLogError, ForkedError, InvalidRecordError, SettingError
 
 if TYPE_CHECKING:
     from eventlog.log.topic import Topic
 
-_COUNT_BETWEEN_LOOKS = 64
+_RECORD_OVERHEAD_BYTES = 16
 
 
 class Producer:
@@ -56,17 +59,17 @@ class Producer:
         self._linger_s = linger_ms / 1000
         self._batch_size_bytes = batch_size_bytes
         self._durability = durability
-        # The lists are appended to without a lock (one append is atomic under the GIL, and the two
-        # are one tuple) and taken over as a whole under it.
-        self._buffer: list[tuple[bytes | None, bytes | None]] = []
+        # Appending to a deque is atomic, so sending takes no lock; flushing takes from the left.
+        self._buffer: deque[tuple[bytes | None, bytes | None]] = deque()
         self._append = self._buffer.append
-        self._sent = 0
         self._size_bytes = 0
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._error: BaseException | None = None
         self._closed = False
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        _producers.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +102,7 @@ class Producer:
 
     def _look(self) -> None:
         """The slow part of send: something is due."""
+        self._check_process()
         if self._closed:
             self._buffer.pop()
             raise ClosedError("the producer was closed", hint="Make a new one")
@@ -118,52 +122,52 @@ class Producer:
         Raises:
             What :meth:`eventlog.log.topic.Topic.append_many` raises; the records stay in the buffer.
         """
+        self._check_process()
         with self._lock:
             self._flush()
 
-    def _flush(self) -> None:
-        pending, fresh = self._buffer, list[tuple[bytes | None, bytes | None]]()
-        if not pending:
-            self._error = None
-            return
-        self._buffer = fresh
-        self._append = fresh.append
-        self._size_bytes = 0
-        done = 0
-        try:
-            while done < len(pending):
-                chunk = pending[done : done + self._chunk_count(pending, done)]
-                values, keys = zip(*chunk, strict=True)
-                self._topic.append_many(values, keys=keys, durability=self._durability)
-                done += len(chunk)
-            self._error = None
-        except BaseException as error:
-            self._error = error
-            pending[:done] = []
-            pending += self._buffer
-            self._buffer = pending
-            self._append = pending.append
-            raise
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                "the producer was made before a fork and belongs to the parent process",
+                hint="Open the store again in the child", path=self._topic.name,
+            )
 
-    def _chunk_count(self, pending: list[tuple[bytes | None, bytes | None]], start: int) -> int:
-        """How many from ``start`` on make a batch of about the wanted size."""
-        limit = min(self._batch_size_bytes * 2, self._topic.settings.batch_size_bytes_max // 2)
+    def _flush(self) -> None:
+        self._size_bytes = 0
+        left = len(self._buffer)  # what comes meanwhile waits for the next time
+        self._error = None
+        while left > 0:
+            chunk = self._take_chunk(left)
+            values, keys = zip(*chunk, strict=True)
+            try:
+                self._topic.append_many(values, keys=keys, durability=self._durability)
+            except BaseException as error:
+                self._error = error
+                self._buffer.extendleft(reversed(chunk))
+                raise
+            left -= len(chunk)
+
+    def _take_chunk(self, count_max: int) -> list[tuple[bytes | None, bytes | None]]:
+        """The oldest records, as many as make a batch of about the wanted size."""
+        limit = min(self._batch_size_bytes, self._topic.settings.batch_size_bytes_max // 2)
+        take = self._buffer.popleft
+        chunk = []
         size = 0
-        for count, (value, key) in enumerate(pending[start:] if start else pending):
-            size += len(value or b"") + len(key or b"") + 32
-            if size > limit and count:
-                return count
-        return len(pending) - start
+        for _ in range(count_max):
+            value, key = record = take()
+            chunk.append(record)
+            size += len(value or b"") + len(key or b"") + _RECORD_OVERHEAD_BYTES
+            if size >= limit:
+                break
+        return chunk
 
     def _linger(self) -> None:
         while not self._wake.wait(self._linger_s):
             if self._buffer and self._error is None:
-                try:
+                # What goes wrong is kept: the next send, flush or close raises it.
+                with contextlib.suppress(EventLogError, MemoryError):
                     self.flush()
-                except EventLogError:
-                    time.sleep(0)  # kept in self._error: the next send, flush or close raises it
-                except BaseException:
-                    return
 
     def close(self) -> None:
         """Flush and end. Twice is fine.
@@ -180,3 +184,14 @@ class Producer:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         self._thread = None  # the next send goes the slow way and is refused
+
+
+_producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for producer in list(_producers):
+        producer._thread = None  # it did not come along; the next send goes the slow way and is refused
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -22,6 +22,7 @@ from eventlog.clock import Clock, SystemClock
 from eventlog.errors import (
     ClosedError,
     EventLogError,
+    ForkedError,
     FormatVersionError,
     InvalidNameError,
     LockedError,
@@ -301,7 +302,7 @@ class Store:
         try:
             for number in range(entry.partitions):
                 partition = self._open_partition(name, number, entry.id, settings, is_clean)
-                partitions.append(partition)  # noqa: PERF401  those opened are closed on an error
+                partitions.append(partition)
         except BaseException:
             for partition in partitions:
                 partition.close(clean=False)
@@ -375,6 +376,7 @@ class Store:
 
     def topics(self) -> list[str]:
         """Names of all topics, sorted."""
+        self._check_process()
         with self._lock:
             self._check_open()
             return sorted(self._topics)
@@ -403,6 +405,7 @@ class Store:
         """
         if durability is not None:
             settings["durability"] = durability
+        self._check_process()
         with self._lock:
             self._check_open()
             check_topic_name(name)
@@ -520,6 +523,14 @@ class Store:
 
     # -- closing --------------------------------------------------------------------------------
 
+    def _check_process(self) -> None:
+        """Before any lock is taken: one that another thread held at the fork stays held in the child."""
+        if os.getpid() != self._pid:
+            raise ForkedError(
+                f"{self.path} was opened before a fork and belongs to the parent process",
+                hint="Open it again in the child", path=str(self.path),
+            )
+
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"{self.path} was closed", hint="Open it again", path=str(self.path))
@@ -536,12 +547,12 @@ class Store:
             PoisonedError, StorageError: something could not be made durable. The store is closed all
                 the same; opening it again recovers.
         """
+        if os.getpid() != self._pid:
+            return  # a forked child: nothing here is its own
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-        if os.getpid() != self._pid:
-            return  # a forked child: nothing here is its own
         self._stop.set()
         if self._flusher is not None and self._flusher is not threading.current_thread():
             self._flusher.join()

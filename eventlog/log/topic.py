@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventlog._native import check, ffi, lib
 from eventlog.errors import InvalidRecordError, PartitionMismatchError
+from eventlog.log import cursor as _cursor
 from eventlog.log.cursor import CHUNK_COUNT, Take
 from eventlog.log.partition import Partition
 from eventlog.log.record import NO_HEADERS, Receipt, Record, encode_headers
@@ -118,7 +119,7 @@ class Topic:
         """
         target = self._only if partition is None else self.partition(partition)
         if target is None:
-            target = self._partitions[self._choose(key, value)]
+            target = self._partitions[self._choose(key, _size_bytes(value))]
         offset = target.append_one(
             value,
             key,
@@ -162,7 +163,7 @@ class Topic:
         )
         target = self._only if partition is None else self.partition(partition)
         if target is None and (keys is None or isinstance(keys, bytes)):
-            target = self._partitions[self._choose(keys, b"", sum(len(v or b"") for v in values))]
+            target = self._partitions[self._choose(keys, sum(map(_size_bytes, values)))]
         if target is not None:
             offset, _ = target.append_columns(
                 values,
@@ -172,7 +173,15 @@ class Topic:
                 durability=durability,
             )
             return [Receipt(target.number, offset, len(values))]
-        assert keys is not None and not isinstance(keys, bytes)
+        assert keys is not None
+        assert not isinstance(keys, bytes)
+        for field, column in (("keys", keys), ("headers", encoded), ("timestamps_ms", timestamps_ms)):
+            if column is not None and len(column) != len(values):
+                raise InvalidRecordError(
+                    f"{len(column)} {field} for {len(values)} values",
+                    hint="Pass one each",
+                    field=field,
+                )
         receipts = []
         for number, places in self._spread(tuple(keys), len(values)).items():
             offset, _ = self._partitions[number].append_columns(
@@ -203,7 +212,7 @@ class Topic:
         """Number of the partition that records of this key go to (Kafka's default partitioner)."""
         return int(lib.el_murmur2(key, len(key)) & 0x7FFFFFFF) % self._count
 
-    def _choose(self, key: bytes | None, value: bytes | None, size: int = 0) -> int:
+    def _choose(self, key: bytes | None, size_bytes: int) -> int:
         if key is not None:
             if type(key) is not bytes:
                 raise InvalidRecordError(
@@ -211,7 +220,7 @@ class Topic:
                 )
             return self.partition_for_key(key)
         with self._sticky_lock:
-            self._sticky_left_bytes -= size or len(value or b"")
+            self._sticky_left_bytes -= size_bytes
             if self._sticky_left_bytes < 0:
                 self._sticky_left_bytes = STICKY_SIZE_BYTES
                 self._sticky_now = next(self._sticky)
@@ -219,20 +228,19 @@ class Topic:
 
     def _spread(self, keys: tuple[bytes | None, ...], count: int) -> dict[int, list[int]]:
         """Places in the call by partition number, ascending."""
-        if len(keys) != count:
-            raise InvalidRecordError(
-                f"{len(keys)} keys for {count} values", hint="Pass one each", field="keys"
-            )
-        numbers = array("i", bytes(4 * count))
-        check(
-            lib.el_keys_partition(
-                id(keys), count, self._count, ffi.from_buffer("int32_t[]", numbers)
-            )
-        )
+        numbers: Sequence[int]
+        if count == 0:
+            raise InvalidRecordError("a batch without records", hint="Pass one or more", field="values")
+        if _cursor.ROUTE_OBJECTS:
+            numbers = array("i", bytes(4 * count))
+            found = ffi.from_buffer("int32_t[]", numbers)
+            check(lib.el_keys_partition(id(keys), count, self._count, found))
+        else:
+            numbers = [-1 if key is None else self._choose(key, 0) for key in keys]
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):
             if number < 0:
-                number = self._choose(None, None, 1)
+                number = self._choose(None, 1)
             places.setdefault(number, []).append(place)
         return dict(sorted(places.items()))
 
@@ -315,3 +323,8 @@ class Topic:
 
 STICKY_SIZE_BYTES = 16 * 1024
 """Records without a key go to one partition until so many bytes went there (Kafka's batch.size)."""
+
+
+def _size_bytes(value: bytes | None) -> int:
+    """Of a value; 0 for what is none, which is refused later."""
+    return len(value) if type(value) is bytes else 0

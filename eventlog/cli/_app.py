@@ -1,0 +1,91 @@
+"""The typer application: the commands in the order of ``eventlog --help``, and its errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from eventlog.cli import (
+    bench,
+    demo,
+    dump,
+    import_lines,
+    init,
+    read,
+    replay,
+    stats,
+    streams,
+    tail,
+    verify,
+)
+from eventlog.cli.output import print_error
+from eventlog.cli.version import version_text
+from eventlog.errors import EventLogError
+
+EXIT_ERROR = 2
+
+
+class _Group(TyperGroup):
+    """Turns what a command raises into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # `eventlog read ... | head`: the reader has had enough
+            # Python would try to flush what nobody reads, and complain, at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (EventLogError, OSError) as error:
+            print_error(error)
+            raise typer.Exit(EXIT_ERROR) from None
+
+
+app = typer.Typer(
+    name="eventlog",
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="New here? [bold]eventlog demo[/bold] shows it at work in a few seconds.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version_text())
+        raise typer.Exit
+
+
+@app.callback()
+def _eventlog(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """A durable, embedded event log and event store, on disk in Kafka's own format."""
+
+
+_FIRST = "First steps"
+_READ = "Read"
+_INSPECT = "Inspect"
+
+app.command("demo", rich_help_panel=_FIRST)(demo.demo)
+app.command("init", rich_help_panel=_FIRST)(init.init)
+app.command("import", rich_help_panel=_FIRST)(import_lines.import_lines)
+app.command("streams", rich_help_panel=_READ)(streams.streams)
+app.command("read", rich_help_panel=_READ)(read.read)
+app.command("tail", rich_help_panel=_READ)(tail.tail)
+app.command("replay", rich_help_panel=_READ)(replay.replay)
+app.command("stats", rich_help_panel=_INSPECT)(stats.stats)
+app.command("verify", rich_help_panel=_INSPECT)(verify.verify)
+app.command("dump", rich_help_panel=_INSPECT)(dump.dump)
+app.command("bench", rich_help_panel=_INSPECT)(bench.bench)

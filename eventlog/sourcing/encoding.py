@@ -1,0 +1,224 @@
+"""From events to what a batch is made of.
+
+Plain events (type, data and nothing else) of one type have the same headers, encoded once; what
+differs from event to event, version and id, is written by C behind them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from eventlog.errors import EventLogError, InvalidRecordError
+from eventlog.log.record import encode_headers
+from eventlog.sourcing import event as _event
+from eventlog.sourcing.codec import Codec, type_name
+from eventlog.sourcing.event import Event
+
+_Headers = list[tuple[str, bytes | None]]
+
+_data = attrgetter("data")
+_type = attrgetter("type")
+_rest = attrgetter(
+    "id", "metadata", "tags", "schema_version", "correlation_id", "causation_id", "content_type",
+    "time_ms",
+)
+_PLAIN = (None, None, (), 1, None, None, None, None)
+_CACHED_TYPES_MAX = 4096
+
+
+class EncodedEvents(NamedTuple):
+    """Events as columns; ``ids`` and ``times_ms`` None where none of them has one of its own."""
+
+    values: tuple[bytes, ...]
+    headers: bytes | tuple[bytes, ...]
+    ids: list[bytes | None] | None = None
+    times_ms: list[int | None] | None = None
+
+
+class EventEncoder:
+    """Encodes events with a codec. Thread-safe."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self._plain_headers: dict[tuple[str, bool], bytes] = {}
+
+    def is_one(self, events: object) -> bool:
+        """Whether this is one event, not several."""
+        return isinstance(events, Event) or self.codec.type_of(events) is not None
+
+    def plain_headers(self, name: str, *, is_opaque: bool) -> bytes:
+        """The encoded headers of plain events of a type."""
+        headers = self._plain_headers.get((name, is_opaque))
+        if headers is None:
+            headers = encode_headers(_first_headers(type_name(name), None, is_opaque=is_opaque))
+            if len(self._plain_headers) >= _CACHED_TYPES_MAX:
+                self._plain_headers.clear()
+            self._plain_headers[name, is_opaque] = headers
+        return headers
+
+    def plain(self, event: Event) -> tuple[bytes, bytes] | None:
+        """(value, headers) of an event if it is a plain one: the short way for one at a time."""
+        if _rest(event) != _PLAIN:
+            return None
+        data = event.data
+        name = event.type
+        if data.__class__ is bytes and name is not None:
+            return data, self.plain_headers(name, is_opaque=not self.codec.has_type(name))
+        value, name, is_opaque = self._encode(event)
+        return value, self.plain_headers(name, is_opaque=is_opaque)
+
+    def encode(self, events: Iterable[object]) -> EncodedEvents:
+        """Encode one or more events.
+
+        Raises:
+            InvalidRecordError: something that is no event and of no registered class; an event
+                without a type; data that the codec cannot encode; an attribute of a wrong type.
+            InvalidNameError: a type that cannot be one.
+        """
+        wrapped = [item if item.__class__ is Event else self._event_of(item) for item in events]
+        rests = list(map(_rest, wrapped))
+        if rests.count(_PLAIN) == len(rests):
+            return self._encode_plain(wrapped)
+        values, headers = [], []
+        for item in wrapped:
+            value, name, is_opaque = self._encode(item)
+            values.append(value)
+            headers.append(self._headers_of(item, name, is_opaque=is_opaque))
+        ids = [None if item.id is None else _id_bytes(item.id) for item in wrapped]
+        times = [None if item.time_ms is None else _time(item.time_ms) for item in wrapped]
+        return EncodedEvents(
+            tuple(values),
+            tuple(headers),
+            ids if any(ids) else None,
+            None if times.count(None) == len(times) else times,
+        )
+
+    def _encode_plain(self, events: list[Event]) -> EncodedEvents:
+        datas, names = list(map(_data, events)), list(map(_type, events))
+        has_type = self.codec.has_type
+        if set(map(type, datas)) == {bytes} and None not in names:
+            kinds = {name: self.plain_headers(name, is_opaque=not has_type(name)) for name in set(names)}
+            if len(kinds) == 1:
+                return EncodedEvents(tuple(datas), kinds[names[0]])
+            return EncodedEvents(tuple(datas), tuple(map(kinds.__getitem__, names)))
+        encoded = list(map(self._encode, events))
+        headers = tuple(self.plain_headers(name, is_opaque=flag) for _, name, flag in encoded)
+        return EncodedEvents(
+            tuple(value for value, _, _ in encoded),
+            headers[0] if len(set(headers)) == 1 else headers,
+        )
+
+    def _event_of(self, item: object) -> Event:
+        if isinstance(item, Event):
+            return item
+        if self.codec.type_of(item) is not None:
+            return Event(item)
+        raise InvalidRecordError(
+            f"{item!r:.80} is no event",
+            hint="Wrap it, Event(data, type=...), or register its class with the codec",
+            field="events",
+        )
+
+    def _encode(self, event: Event) -> tuple[bytes, str, bool]:
+        """(value, type, whether the value is opaque bytes)."""
+        data, name = event.data, event.type
+        if isinstance(data, bytes | bytearray | memoryview):
+            if name is None:
+                raise _no_type(data)
+            is_opaque = event.content_type is None and not self.codec.has_type(name)
+            return bytes(data), name, is_opaque
+        if name is None:
+            name = self.codec.type_of(data)
+            if name is None:
+                raise _no_type(data)
+        try:
+            return self.codec.encode(data), name, False
+        except EventLogError:
+            raise
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+            raise InvalidRecordError(
+                f"data of type {name!r} cannot be encoded: {error}",
+                hint="Use values that the codec knows, or encode the data to bytes yourself",
+                field="data",
+            ) from error
+
+    def _headers_of(self, event: Event, name: str, *, is_opaque: bool) -> bytes:
+        content_type = event.content_type
+        if content_type is not None and not isinstance(content_type, str):
+            raise _wrong("content_type", content_type, "a str or None")
+        if content_type == self.codec.content_type:
+            content_type = None
+        headers = _first_headers(type_name(name), content_type, is_opaque=is_opaque)
+        if event.schema_version != 1:
+            headers.append((_event.HEADER_SCHEMA_VERSION, _number(event.schema_version)))
+        if event.tags != ():
+            headers += [(_event.HEADER_TAG, tag) for tag in _tags(event.tags)]
+        if event.metadata is not None:
+            headers.append((_event.HEADER_METADATA, _metadata(event.metadata)))
+        for header, field in (
+            (_event.HEADER_CORRELATION, "correlation_id"), (_event.HEADER_CAUSATION, "causation_id")
+        ):
+            value = getattr(event, field)
+            if value is not None:
+                if not isinstance(value, str | uuid.UUID):
+                    raise _wrong(field, value, "a str or None")
+                headers.append((header, str(value).encode()))
+        return encode_headers(headers)
+
+
+def _first_headers(name: str, content_type: str | None, *, is_opaque: bool) -> _Headers:
+    headers: _Headers = [(_event.HEADER_TYPE, name.encode())]
+    if is_opaque:
+        headers.append((_event.HEADER_CONTENT_TYPE, None))
+    elif content_type is not None:
+        headers.append((_event.HEADER_CONTENT_TYPE, content_type.encode()))
+    return headers
+
+
+def _wrong(field: str, value: object, what: str) -> InvalidRecordError:
+    return InvalidRecordError(f"{field} is {value!r:.80}", hint=f"Pass {what}", field=field)
+
+
+def _no_type(data: object) -> InvalidRecordError:
+    return InvalidRecordError(
+        f"an event of {type(data).__name__} has no type",
+        hint="Pass Event(data, type=...), or register the class with the codec",
+        field="type",
+    )
+
+
+def _number(value: object) -> bytes:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise _wrong("schema_version", value, "an int of 0 or more")
+    return value.to_bytes(8, "big")
+
+
+def _tags(tags: Sequence[str]) -> list[bytes]:
+    if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
+        raise _wrong("tags", tags, "a sequence of str")
+    return [tag.encode() for tag in tags]
+
+
+def _metadata(metadata: Mapping[str, Any]) -> bytes:
+    try:
+        data = msgspec.json.encode(dict(metadata))
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise _wrong("metadata", metadata, "a dict of JSON values") from error
+    return data
+
+
+def _id_bytes(id: object) -> bytes:
+    if not isinstance(id, uuid.UUID):
+        raise _wrong("id", id, "a uuid.UUID, or None to have one made")
+    return id.bytes
+
+
+def _time(time_ms: object) -> int:
+    if type(time_ms) is not int or not 0 <= time_ms < 1 << 62:
+        raise _wrong("time_ms", time_ms, "ms since 1970 as an int of 0 or more")
+    return time_ms

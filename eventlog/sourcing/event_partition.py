@@ -1,0 +1,464 @@
+"""One partition of an event store: checked appends, reads of a stream, scans.
+
+The index's lock covers check, append and the note in the index: so an expected version holds among
+threads. The wait for the disk is outside of it, and one fdatasync serves all who wait. An append that
+builds on events which are not yet on disk is sound: what makes it durable makes them durable too, and
+if that fails the partition is poisoned for both.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
+from uuid import UUID
+
+from eventlog.clock import Clock
+from eventlog.errors import (
+    EventLogError,
+    InvalidRecordError,
+    OffsetOutOfRangeError,
+    WrongExpectedVersion,
+)
+from eventlog.log.cursor import Cursor
+from eventlog.log.partition import Partition
+from eventlog.log.record import decode_headers, encode_headers
+from eventlog.meta import Environment
+from eventlog.settings import check_durability
+from eventlog.sourcing import postings
+from eventlog.sourcing.codec import Codec
+from eventlog.sourcing.encoding import EncodedEvents
+from eventlog.sourcing.event import (
+    HEADER_ID,
+    HEADER_VERSION,
+    ID_MARK,
+    VERSION_MARK,
+    RecordedEvent,
+)
+from eventlog.sourcing.event_id import EventIdMaker
+from eventlog.sourcing.postings import UNKNOWN, Runs
+from eventlog.sourcing.stream_index import EVENT_COUNT_MAX, RUN_COUNT_MAX, StreamIndex
+
+CHUNK_COUNT = 1024
+VERSION_END = 1 << 62
+_VERSION_NAME, _ID_NAME = HEADER_VERSION.encode(), HEADER_ID.encode()
+_LARGE_RUN_COUNT = 256  # a run as long is read in order
+_RAMP = array("q", range(1, 8193))
+
+
+class ExpectedVersion(Enum):
+    """What a stream has to be like for an append, where it is not a number of events."""
+
+    ANY = "ANY"
+    NO_STREAM = "NO_STREAM"
+    STREAM_EXISTS = "STREAM_EXISTS"
+
+
+ANY = ExpectedVersion.ANY
+NO_STREAM = ExpectedVersion.NO_STREAM
+STREAM_EXISTS = ExpectedVersion.STREAM_EXISTS
+
+
+class EventReceipt(NamedTuple):
+    """What an append to a stream returns.
+
+    Attributes:
+        stream: the stream's id.
+        version: of the stream, now: the expected version of the next append.
+        partition: where the events went.
+        offset: of the first of them; the others follow.
+        count: how many.
+    """
+
+    stream: str
+    version: int
+    partition: int
+    offset: int
+    count: int  # type: ignore[assignment]  # of events; nobody counts equal items of a receipt
+
+    @property
+    def first_version(self) -> int:
+        """Version of the first event appended."""
+        return self.version - self.count + 1
+
+    @property
+    def end_offset(self) -> int:
+        """One past the offset of the last event appended."""
+        return self.offset + self.count
+
+
+class StreamEvents(NamedTuple):
+    """Encoded events for one stream, and what it has to be like."""
+
+    stream: str
+    key: bytes
+    events: EncodedEvents
+    expected: ExpectedVersion | int
+
+
+def check_version(stream: str, expected: ExpectedVersion | int, actual: int) -> None:
+    """Raises WrongExpectedVersion if the stream is not as expected."""
+    if expected is ANY:
+        return
+    if expected is STREAM_EXISTS:
+        if not actual:
+            raise WrongExpectedVersion(stream, "STREAM_EXISTS", actual)
+    elif expected is NO_STREAM:
+        if actual:
+            raise WrongExpectedVersion(stream, "NO_STREAM", actual)
+    elif type(expected) is not int or expected < 0:
+        raise InvalidRecordError(
+            f"expected_version is {expected!r}",
+            hint="Pass ANY, NO_STREAM, STREAM_EXISTS, or how many events the stream holds",
+            field="expected_version",
+        )
+    elif expected != actual:
+        raise WrongExpectedVersion(stream, expected, actual)
+
+
+def _versions(after: int, count: int) -> array[int]:
+    if after + count <= len(_RAMP):
+        return _RAMP[after : after + count]
+    return array("q", range(after + 1, after + count + 1))
+
+
+class EventPartition:
+    """See above. Thread-safe."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        topic_id: UUID,
+        environment: Environment,
+        codec: Codec,
+        clock: Clock,
+        *,
+        run_count_max: int = RUN_COUNT_MAX,
+        event_count_max: int = EVENT_COUNT_MAX,
+    ) -> None:
+        self.partition = partition
+        self.codec = codec
+        self.index = StreamIndex(
+            partition,
+            topic_id,
+            environment,
+            run_count_max=run_count_max,
+            event_count_max=event_count_max,
+        )
+        self._now_ms = clock.now_ms
+        self._ids = EventIdMaker()
+        self._cursors: list[Cursor] = []
+
+    # -- append ---------------------------------------------------------------------------------
+
+    def append_one(
+        self,
+        stream: str,
+        key: bytes,
+        value: bytes,
+        headers: bytes,
+        expected: ExpectedVersion | int,
+        durability: str | None,
+    ) -> EventReceipt:
+        """One plain event."""
+        index, partition = self.index, self.partition
+        how, is_awaited = self._durability(durability)
+        now_ms = self._now_ms()
+        with index.lock:
+            index.catch_up()
+            version = index.version(key)
+            if expected is not ANY:
+                check_version(stream, expected, version)
+            try:
+                offset = partition.append_one(
+                    value,
+                    key,
+                    # two headers more than were counted (a zig-zag varint of one byte)
+                    b"%c%b%b%b%b%b"
+                    % (
+                        headers[0] + 4,
+                        headers[1:],
+                        VERSION_MARK,
+                        (version + 1).to_bytes(8, "big"),
+                        ID_MARK,
+                        self._ids.one(now_ms),
+                    ),
+                    now_ms,
+                    how,
+                )
+                index.appended(key, version, 1, offset, UNKNOWN)
+            except EventLogError:
+                raise
+            except BaseException:
+                index.forget_tail()
+                raise
+        self._finish(is_awaited)
+        return tuple.__new__(EventReceipt, (stream, version + 1, partition.number, offset, 1))
+
+    def append(self, appends: Sequence[StreamEvents], durability: str | None) -> list[EventReceipt]:
+        """Events of one or more streams as one batch, in the order given. One receipt each."""
+        index = self.index
+        how, is_awaited = self._durability(durability)
+        now_ms = self._now_ms()
+        with index.lock:
+            index.catch_up()
+            versions: dict[bytes, int] = {}
+            befores = []
+            for stream, key, events, expected in appends:
+                version = versions.get(key)
+                if version is None:
+                    version = index.version(key)
+                check_version(stream, expected, version)
+                befores.append(version)
+                versions[key] = version + len(events.values)
+            filled = [i for i, append in enumerate(appends) if append.events.values]
+            offset = index.end_offset
+            if filled:
+                try:
+                    offset = self._write([appends[i] for i in filled], [befores[i] for i in filled],
+                                         now_ms, how)
+                except EventLogError:
+                    raise
+                except BaseException:
+                    index.forget_tail()
+                    raise
+        if filled:
+            self._finish(is_awaited)
+        receipts = []
+        for (stream, _, events, _), version in zip(appends, befores, strict=True):
+            count = len(events.values)
+            receipts.append(
+                EventReceipt(stream, version + count, self.partition.number, offset, count)
+            )
+            offset += count
+        return receipts
+
+    def _write(
+        self, appends: list[StreamEvents], befores: list[int], now_ms: int, how: str
+    ) -> int:
+        """Write the batch and tell the index; returns the first offset. Under the index's lock."""
+        keys: bytes | tuple[bytes, ...]
+        if len(appends) == 1:
+            _, keys, events, _ = appends[0]
+            numbers = _versions(befores[0], len(events.values))
+        else:
+            keys, events, numbers = _joined(appends, befores)
+        values, headers, ids, times = events
+        count = len(values)
+        made = self._ids.many(count, now_ms)
+        offset, position = self.partition.append_columns(
+            values,
+            keys=keys,
+            headers=headers,
+            timestamps_ms=None if times is None else [now_ms if t is None else t for t in times],
+            timestamp_ms=now_ms,
+            numbers=numbers,
+            number_name=_VERSION_NAME,
+            ids=made if ids is None else _ids_filled(ids, made),
+            id_name=_ID_NAME,
+            durability=how,
+        )
+        at = offset
+        for append, before in zip(appends, befores, strict=True):
+            count = len(append.events.values)
+            self.index.appended(
+                append.key, before, count, at, position if len(appends) == 1 else UNKNOWN
+            )
+            at += count
+        return offset
+
+    def _durability(self, durability: str | None) -> tuple[str, bool]:
+        """How to write, and whether to wait for the disk afterwards."""
+        wanted = (
+            self.partition.settings.durability if durability is None
+            else check_durability(durability)
+        )
+        return ("os", True) if wanted == "sync" else (wanted, False)
+
+    def _finish(self, is_awaited: bool) -> None:
+        if is_awaited:
+            self.partition.sync()
+        if self.index.is_full:
+            with self.index.lock:
+                self.index.checkpoint_if_full()
+
+    # -- read -----------------------------------------------------------------------------------
+
+    def version(self, key: bytes) -> int:
+        """The version of a stream as far as it can be read."""
+        with self.index.lock:
+            return self.index.visible_version(key, self.index.visible_range()[1])
+
+    def read_stream(
+        self, key: bytes, start: int, end: int, limit: int, *, backwards: bool
+    ) -> Iterator[list[RecordedEvent]]:
+        """The events of a stream with a version in ``[start, end)``, in lists."""
+        index = self.index
+        is_last = False
+        while not is_last and start < end and limit > 0:
+            with index.lock:
+                data, is_last = index.postings(key, start, end, backwards=backwards)
+                log_start_offset, high_watermark = index.visible_range()
+            if not data:
+                return
+            if backwards:
+                end = postings.first_version(data)
+            else:
+                start = postings.last_version(data) + 1
+            data = postings.below(postings.from_offset(data, log_start_offset), high_watermark)
+            if limit < VERSION_END:
+                data = postings.limited(data, limit, backwards=backwards)
+            if data:
+                runs = postings.columns(data)
+                limit -= sum(runs.counts)
+                yield from self._read_runs(runs, backwards=backwards)
+
+    def _read_runs(self, runs: Runs, *, backwards: bool) -> Iterator[list[RecordedEvent]]:
+        groups = _groups(runs)
+        for group in reversed(groups) if backwards else groups:
+            if group.counts[0] <= CHUNK_COUNT:
+                yield self._read_group(group, backwards=backwards)
+                continue
+            # One long run: in pieces.
+            (version,), (offset,), _, _, (count,) = group
+            pieces = range(0, count, CHUNK_COUNT)
+            for at in reversed(pieces) if backwards else pieces:
+                piece = Runs(
+                    array("q", (version + at,)), array("q", (offset + at,)), array("q", (UNKNOWN,)),
+                    array("i", (UNKNOWN,)), array("i", (min(CHUNK_COUNT, count - at),)),
+                )
+                yield self._read_group(piece, backwards=backwards)
+
+    def _read_group(self, runs: Runs, *, backwards: bool) -> list[RecordedEvent]:
+        """All events of runs that are at most CHUNK_COUNT together."""
+        cursor = self._take_cursor()
+        try:
+            events = self._gathered(cursor, runs)
+        finally:
+            self._give_cursor(cursor)
+        if not self.index.is_regular:
+            events = _with_versions(events, runs)
+        if backwards:
+            events.reverse()
+        return events
+
+    def _gathered(self, cursor: Cursor, runs: Runs) -> list[RecordedEvent]:
+        _, offsets, batch_positions, record_positions, counts = runs
+        number = self.partition.number
+        if record_positions[0] != UNKNOWN:
+            try:
+                cursor.gather(offsets, batch_positions, record_positions, counts)
+                return cursor.take("records", RecordedEvent, self.codec, number)
+            except OffsetOutOfRangeError:
+                pass  # a batch is compressed, or lies elsewhere by now
+        events: list[RecordedEvent] = []
+        for offset, count in zip(offsets, counts, strict=True):
+            cursor.seek(offset)
+            while cursor.next(offset + count, CHUNK_COUNT):
+                events += cursor.take("records", RecordedEvent, self.codec, number)
+        return events
+
+    def read_all(self, start: int, end: int | None, limit: int) -> Iterator[list[RecordedEvent]]:
+        """All events with an offset in ``[start, end)``, in lists."""
+        log_start_offset, high_watermark = self.index.visible_range()
+        end_offset = high_watermark if end is None else min(end, high_watermark)
+        cursor = self._take_cursor()
+        try:
+            cursor.seek(log_start_offset if start == 0 else start)
+            while limit > 0 and cursor.next(end_offset, min(limit, CHUNK_COUNT)):
+                events = cursor.take("records", RecordedEvent, self.codec, self.partition.number)
+                if any(event[4] is None for event in events):
+                    events = [event for event in events if event[4] is not None]
+                limit -= len(events)
+                if events:
+                    yield events
+        finally:
+            self._give_cursor(cursor)
+
+    def _take_cursor(self) -> Cursor:
+        try:
+            return self._cursors.pop()
+        except IndexError:
+            return self.partition.cursor(CHUNK_COUNT)
+
+    def _give_cursor(self, cursor: Cursor) -> None:
+        cursor.seek(0)  # lets go of the segments
+        self._cursors.append(cursor)
+
+    def close(self) -> None:
+        """Write the index's checkpoint, close what is open. Raises as the checkpoint does."""
+        while self._cursors:
+            self._cursors.pop().close()
+        with self.index.lock:
+            self.index.close()
+
+
+def _joined(
+    appends: list[StreamEvents], befores: list[int]
+) -> tuple[tuple[bytes, ...], EncodedEvents, array[int]]:
+    """Keys, events and versions of several appends, one behind the other."""
+    values: list[bytes] = []
+    keys: list[bytes] = []
+    headers: list[bytes] = []
+    numbers = array("q")
+    ids: list[bytes | None] = []
+    times: list[int | None] = []
+    for (_, key, events, _), before in zip(appends, befores, strict=True):
+        count = len(events.values)
+        values += events.values
+        keys += [key] * count
+        headers += [events.headers] * count if isinstance(events.headers, bytes) else events.headers
+        numbers += _versions(before, count)
+        ids += [None] * count if events.ids is None else events.ids
+        times += [None] * count if events.times_ms is None else events.times_ms
+    together = EncodedEvents(
+        tuple(values),
+        tuple(headers),
+        ids if any(ids) else None,
+        None if times.count(None) == len(times) else times,
+    )
+    return tuple(keys), together, numbers
+
+
+def _ids_filled(ids: list[bytes | None], made: bytes) -> bytes:
+    return b"".join(made[16 * i : 16 * i + 16] if id is None else id for i, id in enumerate(ids))
+
+
+def _groups(runs: Runs) -> list[Runs]:
+    """Runs in parts of at most CHUNK_COUNT events; those to be read in order stand alone."""
+    counts, places = runs.counts, runs.record_positions
+    if sum(counts) <= CHUNK_COUNT and (len(counts) == 1 or min(places) >= 0):
+        return [runs]
+    groups: list[Runs] = []
+    first = total = 0
+    for i, count in enumerate(counts):
+        is_alone = count > _LARGE_RUN_COUNT or places[i] < 0
+        if i > first and (is_alone or total + count > CHUNK_COUNT):
+            groups.append(runs.part(first, i))
+            first, total = i, 0
+        total += count
+        if is_alone:
+            groups.append(runs.part(i, i + 1))
+            first, total = i + 1, 0
+    if first < len(counts):
+        groups.append(runs.part(first, len(counts)))
+    return groups
+
+
+def _with_versions(events: list[RecordedEvent], runs: Runs) -> list[RecordedEvent]:
+    """The same, with the version that the index found put into events that tell none or another."""
+    versions = {
+        offset + i: version + i
+        for version, offset, count in zip(runs.versions, runs.offsets, runs.counts, strict=True)
+        for i in range(count)
+    }
+    told = []
+    for event in events:
+        version = versions[event.offset]
+        if event.version != version:
+            others = [pair for pair in decode_headers(event[6]) if pair[0] != HEADER_VERSION]
+            headers = encode_headers([*others, (HEADER_VERSION, version.to_bytes(8, "big"))])
+            event = tuple.__new__(RecordedEvent, (*event[:6], headers))
+        told.append(event)
+    return told

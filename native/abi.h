@@ -76,6 +76,8 @@ typedef struct {
     int64_t preallocation_bytes_max; /* largest step in which the active segment grows; 0: none */
     int32_t durability;              /* what the partition promises: EL_DURABILITY_* */
     int32_t gather_us;               /* longest wait for other writers before an fdatasync */
+    int32_t has_gaps; /* offsets may be missing (compaction): base offsets then need only rise */
+    int32_t unused;
 } el_partition_options;
 
 /* Where recovery found the log to end; from it a writer goes on. */
@@ -179,7 +181,10 @@ int32_t el_file_unlock(int32_t fd);
 int32_t el_file_reserve(const char *path, int64_t size);
 
 /* -- segments --------------------------------------------------------------------------------- */
-int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, el_scan *out);
+/* `offset`: of the batch at `position`. The base offset lies outside the CRC, so it is checked against
+ * the end of the batch before: equal, or, with has_gaps, not below. */
+int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, int32_t has_gaps,
+                        el_scan *out);
 /* Make .index and .timeindex of one segment anew by Kafka's rules from the bytes up to
  * end_position; `sealed`: force the closing time index entry. Fills the index part of `end`. */
 int32_t el_segment_index(const char *log_path, int64_t base_offset, int64_t end_position,
@@ -223,6 +228,8 @@ int32_t el_cursor_next(el_cursor *c, int64_t end_offset, int64_t record_count_ma
                        int64_t size_bytes_max, int32_t *count);
 /* The compressed batch the cursor stands at: pointer to the payload, and its codec. */
 const char *el_cursor_payload(el_cursor *c, int64_t *size, int32_t *codec);
+/* That payload cannot be decompressed: returns EL_ERR_CORRUPT, with the place. */
+int32_t el_cursor_refuse(el_cursor *c);
 /* Give the decompressed payload: it is copied, the cursor goes on inside it. */
 int32_t el_cursor_supply(el_cursor *c, const char *data, int64_t size);
 /* The records at these offsets, by where they lie (el_view's batch_position, record_position);

@@ -22,6 +22,8 @@ struct el_cursor {
     int64_t next_offset; /* of the first record not yet given */
     el_map *map;         /* of the segment that is being read; NULL: find it by next_offset */
     int64_t position;    /* of the current batch, or of the next one */
+    int64_t batch_offset; /* where the batch at `position` has to begin; -1: an index led here */
+    int64_t record_offset; /* of the last record read in this batch, -1 none */
     int is_inside;       /* in the middle of the batch `header` */
     el_batch_header header;
     const uint8_t *records;
@@ -94,18 +96,26 @@ static int32_t last_code(void) {
     return told.code;
 }
 
+/* The base offset is outside the CRC: it has to be where the batch before ended. */
+static int follows(const el_cursor *c, const el_batch_header *header) {
+    return c->batch_offset < 0 ||
+           el_offset_follows(header->base_offset, c->batch_offset, c->p->options.has_gaps);
+}
+
 /* Stand at the batch that holds next_offset, or at the first one after it. */
 static int32_t find_batch(el_cursor *c) {
     c->map = el_partition_map(c->p, c->next_offset, NULL);
     if (c->map == NULL) return last_code();
     c->position = el_map_lookup(c->map, c->next_offset);
+    c->batch_offset = c->position == 0 ? c->map->base_offset : -1;
     int64_t readable = atomic_load(&c->map->readable_size);
     while (c->position < readable) {
         el_batch_header header;
         if (el_batch_header_read(c->map->data + c->position, readable - c->position, &header) != EL_OK)
             break; /* reading will say what is wrong here */
-        if (header.base_offset + header.last_offset_delta >= c->next_offset) break;
+        if (!follows(c, &header) || header.base_offset + header.last_offset_delta >= c->next_offset) break;
         c->position += header.size_bytes;
+        c->batch_offset = header.base_offset + header.last_offset_delta + 1;
     }
     return EL_OK;
 }
@@ -122,11 +132,11 @@ static int32_t enter_batch(el_cursor *c) {
         el_error_last(&told);
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset, "%s", told.what);
     }
-    if (c->header.base_offset + c->header.last_offset_delta < c->next_offset ||
-        c->header.base_offset < c->map->base_offset)
+    if (!follows(c, &c->header) || c->header.base_offset < c->map->base_offset)
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
-                       "the offsets go back");
+                       "the base offset does not follow");
     c->records_position = 0;
+    c->record_offset = -1;
     c->records_left = el_batch_is_control(&c->header) ? 0 : c->header.record_count;
     if (c->records_left > 0 && el_batch_codec(&c->header) != 0) return EL_COMPRESSED;
     c->is_inside = 1;
@@ -137,12 +147,15 @@ static int32_t enter_batch(el_cursor *c) {
 
 static int32_t read_record(el_cursor *c, el_view *view) {
     int64_t at = c->records_position;
-    if (el_record_read(&c->header, c->records, c->records_size, &c->records_position, view) != EL_OK) {
+    if (el_record_read(&c->header, c->records, c->records_size, &c->records_position, view) != EL_OK ||
+        view->offset <= c->record_offset ||
+        (c->records_left == 1 && c->records_position != c->records_size)) {
         c->records_position = at;
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
                        "a record does not fit its batch");
     }
     c->records_left--;
+    c->record_offset = view->offset;
     if (el_batch_is_log_append_time(&c->header)) view->timestamp = c->header.max_timestamp;
     view->batch_position = c->position;
     view->record_position = (int32_t)(at + EL_BATCH_HEADER_SIZE);
@@ -154,6 +167,7 @@ static void step_over_batch(el_cursor *c) {
     int64_t end = c->header.base_offset + c->header.last_offset_delta + 1;
     if (c->next_offset < end) c->next_offset = end;
     c->position += c->header.size_bytes;
+    c->batch_offset = end;
 }
 
 /* At the end of a segment: go on with the next one. */
@@ -166,13 +180,14 @@ static int32_t next_segment(el_cursor *c) {
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
                        "the file ends before the log does");
     }
-    if (next->base_offset > c->next_offset) {
+    if (next->base_offset > c->next_offset && !c->p->options.has_gaps) {
         el_map_release(next);
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
                        "records are missing between two segments");
     }
     leave_map(c);
     c->map = next;
+    c->batch_offset = next->base_offset;
     return EL_OK;
 }
 
@@ -216,6 +231,7 @@ static int32_t fill(el_cursor *c, int64_t limit, int64_t most, int64_t size_byte
             if (view->offset >= limit) { /* the limit lies inside the batch: leave it unread */
                 c->records_position = at;
                 c->records_left++;
+                c->record_offset = view->offset - 1;
                 break;
             }
             c->next_offset = view->offset + 1;
@@ -262,6 +278,11 @@ const char *el_cursor_payload(el_cursor *c, int64_t *size, int32_t *codec) {
     *size = c->header.size_bytes - EL_BATCH_HEADER_SIZE;
     *codec = el_batch_codec(&c->header);
     return (const char *)c->map->data + c->position + EL_BATCH_HEADER_SIZE;
+}
+
+int32_t el_cursor_refuse(el_cursor *c) {
+    return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
+                   "a batch cannot be decompressed, though its CRC fits");
 }
 
 int32_t el_cursor_supply(el_cursor *c, const char *data, int64_t size) {
@@ -366,13 +387,21 @@ int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp) {
     result = bounds(c, INT64_MAX, &limit);
     int64_t found = limit;
     el_map *map = result == EL_OK ? el_partition_map(c->p, 0, NULL) : NULL;
-    while (map != NULL && found == limit) {
+    while (map != NULL && found == limit && result == EL_OK) {
         int64_t readable = atomic_load(&map->readable_size);
-        for (int64_t position = el_map_lookup_time(map, timestamp); position < readable;) {
+        int64_t position = el_map_lookup_time(map, timestamp);
+        int64_t expected = position == 0 ? map->base_offset : -1;
+        while (position < readable && expected < limit) {
             el_batch_header header;
             if (el_batch_header_read(map->data + position, readable - position, &header) != EL_OK ||
-                header.base_offset >= limit)
+                (expected >= 0 &&
+                 !el_offset_follows(header.base_offset, expected, c->p->options.has_gaps))) {
+                result = el_fail(EL_ERR_CORRUPT, 0, map->path, position, expected,
+                                 "not a whole batch, or its base offset does not follow");
                 break;
+            }
+            if (header.base_offset >= limit) break;
+            expected = header.base_offset + header.last_offset_delta + 1;
             if (header.max_timestamp >= timestamp) {
                 found = header.base_offset;
                 break;

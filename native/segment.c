@@ -162,6 +162,8 @@ int32_t el_segment_index(const char *log_path, int64_t base_offset, int64_t end_
         int32_t found = end_position > size ? EL_ERR_SHORT
                                             : el_batch_header_read(data + position,
                                                                    end_position - position, &header);
+        if (found == EL_OK && !el_offset_follows(header.base_offset, end->log_end_offset, options->has_gaps))
+            found = EL_ERR_CORRUPT;
         if (found != EL_OK) {
             result = el_fail(EL_ERR_CORRUPT, 0, log_path, position, end->log_end_offset,
                              "no whole batch where the index is to be built");
@@ -265,7 +267,8 @@ int32_t el_segment_resume(const char *log_path, int64_t base_offset,
     }
     for (int first = index_size > 0; wrong == NULL && position < size; first = 0) {
         if (el_batch_verify(data + position, size - position, &header) != EL_OK ||
-            header.base_offset < (first ? base_offset : end->log_end_offset)) {
+            !(first ? header.base_offset >= base_offset
+                    : el_offset_follows(header.base_offset, end->log_end_offset, options->has_gaps))) {
             wrong = "what follows the last index entry is not whole";
             break;
         }
@@ -307,7 +310,8 @@ static int64_t find_sound(const uint8_t *data, int64_t from, int64_t size, int64
     return -1;
 }
 
-int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, el_scan *out) {
+int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, int32_t has_gaps,
+                        el_scan *out) {
     uint8_t *data;
     int64_t size;
     int32_t result = map_file(log_path, &data, &size);
@@ -323,7 +327,8 @@ int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, 
         int32_t found = el_batch_verify(data + position, size - position, &header);
         if (found == EL_ERR_SHORT) what = "the file ends inside a batch";
         else if (found != EL_OK) what = "not a sound batch";
-        else if (header.base_offset < offset) what = "the offsets go back";
+        else if (!el_offset_follows(header.base_offset, offset, has_gaps))
+            what = "the base offset does not follow";
         if (what != NULL) break;
         if (out->batches++ == 0) out->first_timestamp = header.max_timestamp;
         out->records += header.record_count;
@@ -461,10 +466,22 @@ int64_t el_map_lookup_time(const el_map *map, int64_t timestamp) {
     if (sibling(path, map->path, ".timeindex") != EL_OK) return 0;
     int fd = el_os_open(path, EL_OS_READ);
     if (fd < 0) return 0;
-    /* All batches up to the entry's offset are older: begin at the batch that holds it. */
     int64_t hit = search(fd, EL_TIME_INDEX_ENTRY, timestamp - 1, 8, entry);
     el_os_close(fd);
-    return hit < 0 ? 0 : el_map_lookup(map, map->base_offset + load_int(entry + 8, 4));
+    if (hit < 0) return 0;
+    /* All batches up to the entry's offset are older: begin at the batch that holds it. It has the
+     * entry's time, or the entry is damaged and says nothing. */
+    int64_t offset = map->base_offset + load_int(entry + 8, 4);
+    int64_t readable = atomic_load(&map->readable_size);
+    el_batch_header header;
+    for (int64_t position = el_map_lookup(map, offset); position < readable;) {
+        if (el_batch_verify(map->data + position, readable - position, &header) != EL_OK) return 0;
+        int64_t last_offset = header.base_offset + header.last_offset_delta;
+        if (last_offset >= offset)
+            return last_offset == offset && header.max_timestamp == load_int(entry, 8) ? position : 0;
+        position += header.size_bytes;
+    }
+    return 0;
 }
 
 int32_t el_map_verify(const el_map *map, int64_t position, el_batch_header *header) {

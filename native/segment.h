@@ -17,6 +17,11 @@ int32_t el_segment_path(char out[EL_PATH_MAX], const char *directory, int64_t ba
 /* Base offsets of the .log files of a directory, ascending, in *bases (free() it). Count or error. */
 int64_t el_segment_list(const char *directory, int64_t **bases);
 
+/* May a batch with this base offset follow, where the batch before ended at `expected`? */
+static inline int el_offset_follows(int64_t base_offset, int64_t expected, int32_t has_gaps) {
+    return base_offset == expected || (has_gaps && base_offset > expected);
+}
+
 /* Kafka's rule for one appended batch (LogSegment.append): updates `end`, returns which entries are
  * to be added. Used by appends and by rebuilding, so both give the same bytes. */
 #define EL_ADD_INDEX 1

@@ -21,6 +21,8 @@ def main() -> None:
         print(version_text())
         return
     try:
+        import rich  # noqa: F401  typer does without it, the commands do not
+
         from eventlog.cli._app import app
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA_MODULES:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from eventlog.cli.demo_history import History
     from eventlog.cli.demo_steps import Imported, Replayed, Scanned
 
-STORE = "history"
 _INDENT = 11
 
 
@@ -80,17 +79,22 @@ class _Demo:
 
         self._title()
         with self._working("reading the history"):
-            history = demo_steps.find_history(Path.cwd(), generated=generated)
-        self._say("1 Import", f"{history.title}: {count(len(history.events))} events")
-        with self._working("appending"):
-            imported = demo_steps.import_history(self.directory, STORE, history)
-        self._tell_import(imported)
+            histories = demo_steps.find_histories(Path.cwd(), generated=generated)
+        stores = [f"history-{number}" for number in range(1, len(histories) + 1)]
 
-        self._say("2 Replay", f"each {history.noun} from its own events to its state of today")
-        with self._working("replaying"):
-            replayed = demo_steps.replay_streams(self.directory, STORE, history)
-            scanned = demo_steps.scan(self.directory, STORE)
-        self._tell_replay(history, replayed)
+        imported = []
+        for store, history in zip(stores, histories, strict=True):
+            self._say("1 Import", f"{history.title}: {count(len(history.events))} events")
+            with self._working("appending"):
+                imported.append(demo_steps.import_history(self.directory, store, history))
+            self._tell_import(imported[-1])
+
+        replayed = []
+        for store, history in zip(stores, histories, strict=True):
+            self._say("2 Replay", f"each {history.noun} from its own events to its state of today")
+            with self._working("replaying"):
+                replayed.append(demo_steps.replay_streams(self.directory, store, history))
+            self._tell_replay(history, replayed[-1])
 
         self._say("3 Kill", "another process appends, one durable event at a time, until SIGKILL")
         with self._working("waiting for the right moment"):
@@ -99,8 +103,12 @@ class _Demo:
 
         self._say("4 Check", "the whole store after the crash")
         with self._working("checking"):
-            again = demo_steps.replay_streams(self.directory, STORE, history)
             checked = demo_steps.check(self.directory)
+            again = [
+                demo_steps.replay_streams(self.directory, store, history).state == history.expected
+                for store, history in zip(stores, histories, strict=True)
+            ]
+            scanned = demo_steps.scan(self.directory, stores[-1])
         self._judge(
             not checked.problems,
             f"{plural(checked.batch_count, 'batch')}: checksums, offsets, indexes and stream "
@@ -108,11 +116,9 @@ class _Demo:
             f"{plural(len(checked.problems), 'problem')}: `eventlog verify` lists them",
         )
         self._judge(
-            again.state == history.expected,
-            "the replay gives the same answer",
-            "the replay gives another answer",
+            all(again), "the replay gives the same answer", "the replay gives another answer"
         )
-        self._numbers(imported, replayed, scanned, crash)
+        self._numbers(imported[-1], replayed[-1], scanned, crash)
         self._next()
         return self.is_right
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eventlog.cli.checking import Report
 
 BATCH_COUNT = 1000
+MEASURABLE_EVENT_COUNT = 5_000
 
 
 class Imported(NamedTuple):
@@ -45,17 +46,24 @@ class Scanned(NamedTuple):
     seconds: float
 
 
-def find_history(directory: Path, *, generated: bool = False) -> History:
-    """The git history around the directory, if there is enough of it; else the shop's."""
+def find_histories(directory: Path, *, generated: bool = False) -> list[History]:
+    """The git history around the directory, if there is enough of it; else the shop's.
+
+    A git history too short to measure anything by gets the shop as company; the last of the list is
+    the one to measure.
+    """
     root = None if generated else git_root(directory)
-    if root is not None:
-        try:
-            history = git_history(root)
-        except (CommandError, OSError, ValueError):  # whatever git did: the demo goes on
-            return order_history()
-        if len(history.events) > GIT_CHANGES_MIN:
-            return history
-    return order_history()
+    if root is None:
+        return [order_history()]
+    try:
+        history = git_history(root)
+    except (CommandError, OSError, ValueError):  # whatever git did: the demo goes on
+        return [order_history()]
+    if len(history.events) <= GIT_CHANGES_MIN:
+        return [order_history()]
+    if len(history.events) < MEASURABLE_EVENT_COUNT:
+        return [history, order_history()]
+    return [history]
 
 
 def import_history(directory: Path, store: str, history: History) -> Imported:

@@ -9,7 +9,9 @@ import msgspec
 
 from eventlog.cli.jsonlines import Fields, LineError, LineEvent, LineReader, event_decoder
 from eventlog.cli.output import CommandError
+from eventlog.errors import EventLogError
 from eventlog.sourcing import Event, StreamAppend
+from eventlog.sourcing.codec import type_name
 
 if TYPE_CHECKING:
     from eventlog.sourcing import EventStore
@@ -32,27 +34,46 @@ class Importer:
         self._pending: dict[int, list[StreamAppend]] = {}  # by partition, in order
         self._pending_count = 0
         self._pending_bytes = 0
+        self._types: set[str] = set()
+        self._has_versions: bool | None = None  # until the first line tells
 
     def run(self, reader: LineReader, fields: Fields) -> Iterator[None]:
         """Import all lines, yielding after each batch. What came before a bad line is imported."""
         decode = event_decoder(fields)
-        try:
-            for number, line in reader.lines():
+        bad: EventLogError | None = None
+        lines = reader.lines()
+        while bad is None:
+            try:
+                number, line = next(lines)
                 self._add(decode(number, line))
-                if (
-                    self._pending_count >= BATCH_LINE_COUNT
-                    or self._pending_bytes > BATCH_SIZE_BYTES
-                ):
-                    self.flush()
-                    yield
-        except CommandError:
-            self.flush()
-            raise
+            except StopIteration:
+                break
+            except CommandError as error:
+                bad = error
+            except EventLogError as error:  # of the store, which knows no lines
+                bad = LineError(f"line {number}: {error.message}", hint=error.hint, line=number)
+            if self._is_full():
+                self.flush()
+                yield
         self.flush()
+        if bad is not None:
+            raise bad
+
+    def _is_full(self) -> bool:
+        return self._pending_count >= BATCH_LINE_COUNT or self._pending_bytes > BATCH_SIZE_BYTES
 
     def _add(self, event: LineEvent) -> None:
         stream = event.stream
         version = event.version
+        if self._has_versions is None:
+            self._has_versions = version is not None
+        elif self._has_versions is (version is None):
+            raise LineError(
+                f"line {event.line} has {'no' if version is None else 'a'} version, "
+                "unlike the lines before it",
+                hint="Give versions to all lines or to none",
+                line=event.line,
+            )
         if version is None:
             version = self._counts_in_file.get(stream, 0) + 1
             self._counts_in_file[stream] = version
@@ -76,6 +97,8 @@ class Importer:
                 hint=f"Versions {stored + 1} to {version - 1} are missing: import them first",
                 line=event.line,
             )
+        if event.type not in self._types:
+            self._types.add(type_name(event.type))
         self.line_count += 1
         self._versions[stream] = version
         topic = self.store.topic

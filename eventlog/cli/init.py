@@ -14,7 +14,8 @@ def init(directory: StoreDirectory) -> None:
         topics = log.topics()
     speak = console()
     if topics:
-        speak.print(f"{directory} is a store already, with {plural(len(topics), 'topic')}.")
+        told = f"{directory} is a store already, with {plural(len(topics), 'topic')}"
+        speak.print(told, soft_wrap=True)
         return
     speak.print(f"[green]made[/green] an empty store in {directory}", soft_wrap=True)
     speak.print(

@@ -207,9 +207,12 @@ def event_decoder(fields: Fields) -> Callable[[int, bytes], LineEvent]:
             if known is None:
                 try:
                     known = time_ms_of(moment)
+                    if known < 0:
+                        raise ValueError("before 1970")
                 except ValueError as error:
                     raise LineError(
-                        f"line {number}: field {name_time!r} holds {moment!r}, which is no time",
+                        f"line {number}: field {name_time!r} holds {moment!r}, "
+                        "which is no time since 1970",
                         hint="Give epoch seconds or milliseconds, or ISO 8601",
                         line=number,
                     ) from error

@@ -28,10 +28,10 @@ RECORD_SIZE_BYTES = 61 + len(VALUE) + len(KEY) + 10  # a batch of one
 BATCHED_SIZE_BYTES = len(VALUE) + len(KEY) + 11  # in a large batch
 _MIB = 1 << 20
 _LIMIT_FILE_SIZE_BYTES = 256 * _MIB
-_WARM_SIZE_BYTES = 512 * _MIB
+_WARM_BYTES_PER_SECOND = 2048 * _MIB
 _PART_COUNT = 20  # of the time: a piece of work or a limit takes one
 _SCAN_RECORDS_MIN = 200_000
-_STREAM_COUNT = 1000
+_STREAM_COUNT = 500
 _STREAM_EVENT_COUNT = 100
 
 
@@ -160,7 +160,7 @@ def _replay(log: EventLog, part: float) -> Measured:
 def _rate(work: Callable[[], object], seconds: float, stride: int = 20) -> float:
     """How often a second; the clock is looked at once in ``stride`` times."""
     work()
-    _warm()
+    _warm(seconds)
     done = 0
     started = time.perf_counter()
     deadline = started + seconds
@@ -172,10 +172,10 @@ def _rate(work: Callable[[], object], seconds: float, stride: int = 20) -> float
     return done / (now - started)
 
 
-def _warm() -> None:
+def _warm(seconds: float) -> None:
     """Touch memory and give it back: a virtual machine may have to ask its host for every page that
     the page cache takes, which costs more than the write itself and would be measured instead."""
-    touched = bytearray(b"\1") * _WARM_SIZE_BYTES
+    touched = bytearray(b"\1") * int(seconds * _WARM_BYTES_PER_SECOND)
     del touched
 
 

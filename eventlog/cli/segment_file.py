@@ -98,7 +98,7 @@ class SegmentFile:
         """The batches from a position on, each checked; ends behind the last byte of the file.
 
         Raises:
-            BadBatchError: what follows is no whole sound batch. Zeros (preallocation) are told apart.
+            BadBatchError: what follows is no whole sound batch; zeros (reserved room) are told apart.
         """
         while True:
             data = self._at(position, HEADER_SIZE_BYTES)

@@ -7,7 +7,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from eventlog._native import check, ffi, lib
-from eventlog.errors import ClosedError
+from eventlog.errors import ClosedError, CorruptionError
 from eventlog.log.compression import decompress
 
 if TYPE_CHECKING:
@@ -100,7 +100,13 @@ class Cursor:
     def _supply(self, handle: Any) -> None:
         size, codec = ffi.new("int64_t *"), ffi.new("int32_t *")
         payload = lib.el_cursor_payload(handle, size, codec)
-        data = decompress(codec[0], ffi.buffer(payload, size[0])[:])
+        try:
+            data = decompress(codec[0], ffi.buffer(payload, size[0])[:])
+        except CorruptionError as error:
+            try:
+                check(lib.el_cursor_refuse(handle), detail=error.message)
+            except CorruptionError as placed:
+                raise placed from error
         check(lib.el_cursor_supply(handle, data, len(data)))
 
     def gather(

@@ -60,8 +60,8 @@ class PartitionState:
     writer_pid: int
 
 
-def native_options(settings: TopicSettings) -> Any:
-    """Settings as C takes them."""
+def native_options(settings: TopicSettings, *, has_gaps: bool = False) -> Any:
+    """Settings as C takes them; ``has_gaps``: the partition's offsets may have holes."""
     return ffi.new(
         "el_partition_options *",
         {
@@ -73,6 +73,7 @@ def native_options(settings: TopicSettings) -> Any:
             "preallocation_bytes_max": settings.preallocation_bytes_max,
             "durability": DURABILITY[settings.durability],
             "gather_us": settings.gather_us,
+            "has_gaps": has_gaps,
         },
     )
 
@@ -98,6 +99,7 @@ class Partition:
         clock: Clock,
         *,
         writable: bool,
+        has_gaps: bool,
         checkpoint: Callable[[Partition], None],
     ) -> None:
         self.topic = topic
@@ -107,13 +109,17 @@ class Partition:
         self._now_ms = clock.now_ms
         self._write_checkpoint = checkpoint
         self.closed_end_offset = -1
+        self._has_gaps = has_gaps
         self._use(settings)
         handle = lib.el_partition_open(
-            path_bytes(directory), path_bytes(control_path), writable, native_options(settings)
+            path_bytes(directory), path_bytes(control_path), writable, self._options(settings)
         )
         if handle == _NULL:
             raise last_error(_last_code())
         self.handle: Any = ffi.gc(handle, lib.el_partition_free)
+
+    def _options(self, settings: TopicSettings) -> Any:
+        return native_options(settings, has_gaps=self._has_gaps)
 
     def _use(self, settings: TopicSettings) -> None:
         self.settings = settings
@@ -130,7 +136,7 @@ class Partition:
 
     def configure(self, settings: TopicSettings) -> None:
         """Use other settings from now on."""
-        check(lib.el_partition_configure(self.handle, native_options(settings)))
+        check(lib.el_partition_configure(self.handle, self._options(settings)))
         self._use(settings)
 
     def close(self, *, clean: bool = True) -> None:

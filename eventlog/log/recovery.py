@@ -134,7 +134,7 @@ class PartitionRecovery:
         ):
             found_end, position = int(end.log_end_offset), int(end.active_position)
         else:
-            scan = segment.scan(path, 0, base)
+            scan = self._scan(path, base)
             found_end, position = int(scan.end_offset), int(scan.end_position)
             if scan.stop != lib.EL_SCAN_END:
                 return self._damage(
@@ -177,7 +177,7 @@ class PartitionRecovery:
                 base,
                 "the indexes do not fit the log and are rebuilt",
             )
-        scan = segment.scan(path, 0, base)
+        scan = self._scan(path, base)
         position, offset = int(scan.end_position), int(scan.end_offset)
         if scan.stop == lib.EL_SCAN_BAD and not self._is_torn_tail(scan):
             return self._damage("C-D", path, position, offset, segment.text(scan.what))
@@ -238,13 +238,16 @@ class PartitionRecovery:
             detail += f"; kept as {kept}"
         self._report("C-C", path, position, offset, detail)
 
+    def _scan(self, path: Path, base: int) -> Any:
+        return segment.scan(path, base, has_gaps=bool(self.options.has_gaps))
+
     # -- common ---------------------------------------------------------------------------------
 
     def _rebuild_index(
         self, path: Path, base: int, position: int, end: Any, *, is_sealed: bool
     ) -> None:
         if not self.is_writable:
-            end.log_end_offset = int(segment.scan(path, 0, base).end_offset)
+            end.log_end_offset = int(self._scan(path, base).end_offset)
             end.active_base_offset = base
             return
         indexes = (path.with_suffix(segment.INDEX), path.with_suffix(segment.TIME_INDEX))

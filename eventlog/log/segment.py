@@ -26,10 +26,16 @@ def base_offsets(directory: Path) -> list[int]:
     )
 
 
-def scan(path: Path, position: int = 0, offset: int = 0) -> Any:
-    """Walk and verify all batches of a segment file from a position; an ``el_scan`` (native/abi.h)."""
+def scan(path: Path, offset: int, *, has_gaps: bool = False) -> Any:
+    """Walk and verify all batches of a segment file; an ``el_scan`` (native/abi.h).
+
+    Args:
+        path: of the ``.log`` file.
+        offset: that the first batch has to have.
+        has_gaps: offsets may be missing, they need only rise.
+    """
     result = ffi.new("el_scan *")
-    check(lib.el_segment_scan(path_bytes(path), position, offset, result))
+    check(lib.el_segment_scan(path_bytes(path), 0, offset, has_gaps, result))
     return result
 
 

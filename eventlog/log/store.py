@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import re
 import threading
 import time
 import uuid
+import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +34,7 @@ from eventlog.errors import (
     StorageReadOnlyError,
     UnknownTopicError,
 )
-from eventlog.log import checkpoints
+from eventlog.log import checkpoints, segment
 from eventlog.log.partition import Partition, native_options
 from eventlog.log.recovery import PartitionRecovery, RecoveryReport
 from eventlog.log.topic import Topic
@@ -55,6 +57,7 @@ class _TopicEntry(msgspec.Struct):
     id: uuid.UUID
     partitions: int
     settings: dict[str, Any] = {}
+    has_gaps: bool = False
 
 
 class _TopicsFile(msgspec.Struct):
@@ -121,6 +124,11 @@ class Store:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}{', read_only=True' if self.read_only else ''})"
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and os.getpid() == self._pid:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
+            self._abandon()  # the writer lock above all
 
     def __enter__(self) -> Self:
         return self
@@ -283,7 +291,8 @@ class Store:
         for name, directories in sorted(found.items()):
             count = 1 + max(int(directory.name.rpartition("-")[2]) for directory in directories)
             topic_id = checkpoints.read_topic_id(directories[0]) or uuid.uuid4()
-            self._entries[name] = _TopicEntry(topic_id, count)
+            has_gaps = any(map(_has_gaps, directories))
+            self._entries[name] = _TopicEntry(topic_id, count, has_gaps=has_gaps)
         if found and not self.read_only:
             self._save_topics()
 
@@ -301,7 +310,7 @@ class Store:
         partitions: list[Partition] = []
         try:
             for number in range(entry.partitions):
-                partition = self._open_partition(name, number, entry.id, settings, is_clean)
+                partition = self._open_partition(name, number, entry, settings, is_clean)
                 partitions.append(partition)
         except BaseException:
             for partition in partitions:
@@ -310,12 +319,12 @@ class Store:
         return Topic(name, entry.id, partitions, settings)
 
     def _open_partition(
-        self, topic: str, number: int, topic_id: uuid.UUID, settings: TopicSettings, is_clean: bool
+        self, topic: str, number: int, entry: _TopicEntry, settings: TopicSettings, is_clean: bool
     ) -> Partition:
         directory = self.log_directory / f"{topic}-{number}"
         if not self.read_only:
             check(lib.el_file_mkdir(path_bytes(directory)))
-            checkpoints.write_partition_files(directory, topic_id)
+            checkpoints.write_partition_files(directory, entry.id)
         partition = Partition(
             topic,
             number,
@@ -324,6 +333,7 @@ class Store:
             settings,
             self._clock,
             writable=not self.read_only,
+            has_gaps=entry.has_gaps,
             checkpoint=self._checkpoint_partition,
         )
         live = partition.live_state()
@@ -342,7 +352,7 @@ class Store:
             topic,
             number,
             settings,
-            native_options(settings),
+            native_options(settings, has_gaps=entry.has_gaps),
             is_clean,
             points.get((topic, number), 0),
             starts.get((topic, number)),
@@ -462,7 +472,7 @@ class Store:
                 hint="Open it without read_only=True",
                 path=str(self.path),
             )
-        self._entries[name] = _TopicEntry(former.id, former.partitions, changed)
+        self._entries[name] = _TopicEntry(former.id, former.partitions, changed, former.has_gaps)
         try:
             self._save_topics()
         except BaseException:
@@ -609,6 +619,19 @@ def check_topic_name(name: str) -> None:
             hint="Use 1 to 249 of A-Z a-z 0-9 . _ - (not . or .. alone)",
             name=name,
         )
+
+
+def _has_gaps(directory: Path) -> bool:
+    """Are offsets missing in a partition that came from elsewhere (a compacted topic of Kafka)?"""
+    bases = segment.base_offsets(directory)
+    for base, following in itertools.zip_longest(bases, bases[1:]):
+        path = directory / segment.segment_name(base)
+        found = segment.scan(path, base)
+        if following is not None and found.end_offset < following:
+            return True
+        if found.end_position < segment.scan(path, base, has_gaps=True).end_position:
+            return True
+    return False
 
 
 def _flush(reference: weakref.ref[Store], stop: threading.Event) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,17 +16,10 @@ from eventlog.errors import EventLogError, InvalidRecordError
 from eventlog.log.record import encode_headers
 from eventlog.sourcing import event as _event
 from eventlog.sourcing.codec import Codec, type_name
-from eventlog.sourcing.event import Event
+from eventlog.sourcing.event import VERSION_MARK, Event
 
 _Headers = list[tuple[str, bytes | None]]
 
-_data = attrgetter("data")
-_type = attrgetter("type")
-_rest = attrgetter(
-    "id", "metadata", "tags", "schema_version", "correlation_id", "causation_id", "content_type",
-    "time_ms",
-)
-_PLAIN = (None, None, (), 1, None, None, None, None)
 _CACHED_TYPES_MAX = 4096
 
 
@@ -45,32 +37,57 @@ class EventEncoder:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
-        self._plain_headers: dict[tuple[str, bool], bytes] = {}
+        # By type, for opaque bytes and for data of the codec's format.
+        self._opaque_headers: dict[str, bytes] = {}
+        self._coded_headers: dict[str, bytes] = {}
+        self._opaque_starts: dict[str, bytes] = {}
+        self._coded_starts: dict[str, bytes] = {}
 
     def is_one(self, events: object) -> bool:
         """Whether this is one event, not several."""
         return isinstance(events, Event) or self.codec.type_of(events) is not None
 
     def plain_headers(self, name: str, *, is_opaque: bool) -> bytes:
-        """The encoded headers of plain events of a type."""
-        headers = self._plain_headers.get((name, is_opaque))
+        """The encoded headers of plain events of a type, without version and id."""
+        known = self._opaque_headers if is_opaque else self._coded_headers
+        headers = known.get(name)
         if headers is None:
+            if len(known) >= _CACHED_TYPES_MAX:
+                known.clear()
             headers = encode_headers(_first_headers(type_name(name), None, is_opaque=is_opaque))
-            if len(self._plain_headers) >= _CACHED_TYPES_MAX:
-                self._plain_headers.clear()
-            self._plain_headers[name, is_opaque] = headers
+            known[name] = headers
         return headers
 
     def plain(self, event: Event) -> tuple[bytes, bytes] | None:
-        """(value, headers) of an event if it is a plain one: the short way for one at a time."""
-        if _rest(event) != _PLAIN:
+        """The short way for one plain event: its value, and its headers up to the version's value.
+
+        None: it is no plain one.
+        """
+        if not (
+            event.id is None
+            and event.metadata is None
+            and event.tags == ()
+            and event.schema_version == 1
+            and event.correlation_id is None
+            and event.causation_id is None
+            and event.content_type is None
+            and event.time_ms is None
+        ):
             return None
-        data = event.data
-        name = event.type
-        if data.__class__ is bytes and name is not None:
-            return data, self.plain_headers(name, is_opaque=not self.codec.has_type(name))
-        value, name, is_opaque = self._encode(event)
-        return value, self.plain_headers(name, is_opaque=is_opaque)
+        value, name = event.data, event.type
+        if type(value) is bytes and name is not None:
+            is_opaque = not self.codec.has_type(name)
+        else:
+            value, name, is_opaque = self._encode(event)
+        known = self._opaque_starts if is_opaque else self._coded_starts
+        start = known.get(name)
+        if start is None:
+            if len(known) >= _CACHED_TYPES_MAX:
+                known.clear()
+            headers = self.plain_headers(name, is_opaque=is_opaque)
+            # Two headers more than were counted, in a zig-zag varint of one byte.
+            start = known[name] = bytes((headers[0] + 4,)) + headers[1:] + VERSION_MARK
+        return value, start
 
     def encode(self, events: Iterable[object]) -> EncodedEvents:
         """Encode one or more events.
@@ -81,8 +98,16 @@ class EventEncoder:
             InvalidNameError: a type that cannot be one.
         """
         wrapped = [item if item.__class__ is Event else self._event_of(item) for item in events]
-        rests = list(map(_rest, wrapped))
-        if rests.count(_PLAIN) == len(rests):
+        if not [item for item in wrapped if (
+            item.id is not None
+            or item.metadata is not None
+            or item.tags != ()
+            or item.schema_version != 1
+            or item.correlation_id is not None
+            or item.causation_id is not None
+            or item.content_type is not None
+            or item.time_ms is not None
+        )]:
             return self._encode_plain(wrapped)
         values, headers = [], []
         for item in wrapped:
@@ -99,7 +124,7 @@ class EventEncoder:
         )
 
     def _encode_plain(self, events: list[Event]) -> EncodedEvents:
-        datas, names = list(map(_data, events)), list(map(_type, events))
+        datas, names = [event.data for event in events], [event.type for event in events]
         has_type = self.codec.has_type
         if set(map(type, datas)) == {bytes} and None not in names:
             kinds = {name: self.plain_headers(name, is_opaque=not has_type(name)) for name in set(names)}

@@ -8,12 +8,15 @@ if that fails the partition is poisoned for both.
 
 from __future__ import annotations
 
+import struct
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
+from eventlog._native import lib
 from eventlog.clock import Clock
 from eventlog.errors import (
     EventLogError,
@@ -28,23 +31,25 @@ from eventlog.meta import Environment
 from eventlog.settings import check_durability
 from eventlog.sourcing import postings
 from eventlog.sourcing.codec import Codec
+from eventlog.sourcing.consecutive import consecutive
 from eventlog.sourcing.encoding import EncodedEvents
 from eventlog.sourcing.event import (
     HEADER_ID,
     HEADER_VERSION,
     ID_MARK,
-    VERSION_MARK,
     RecordedEvent,
 )
 from eventlog.sourcing.event_id import EventIdMaker
 from eventlog.sourcing.postings import UNKNOWN, Runs
-from eventlog.sourcing.stream_index import EVENT_COUNT_MAX, RUN_COUNT_MAX, StreamIndex
+from eventlog.sourcing.stream_index import RUN_COUNT_MAX, StreamIndex
 
 CHUNK_COUNT = 1024
 VERSION_END = 1 << 62
 _VERSION_NAME, _ID_NAME = HEADER_VERSION.encode(), HEADER_ID.encode()
 _LARGE_RUN_COUNT = 256  # a run as long is read in order
-_RAMP = array("q", range(1, 8193))
+_PLAIN_TAIL = struct.Struct(">Q3sQQ")
+_RAMP = array("q", range(1, 4097))
+_IS_LITTLE_ENDIAN = sys.byteorder == "little"
 
 
 class ExpectedVersion(Enum):
@@ -118,9 +123,13 @@ def check_version(stream: str, expected: ExpectedVersion | int, actual: int) -> 
 
 
 def _versions(after: int, count: int) -> array[int]:
+    """The versions of ``count`` events of a stream that is at ``after``."""
     if after + count <= len(_RAMP):
         return _RAMP[after : after + count]
-    return array("q", range(after + 1, after + count + 1))
+    versions = array("q", consecutive(after + 1, count, 8))
+    if _IS_LITTLE_ENDIAN:
+        versions.byteswap()
+    return versions
 
 
 class EventPartition:
@@ -135,17 +144,10 @@ class EventPartition:
         clock: Clock,
         *,
         run_count_max: int = RUN_COUNT_MAX,
-        event_count_max: int = EVENT_COUNT_MAX,
     ) -> None:
         self.partition = partition
         self.codec = codec
-        self.index = StreamIndex(
-            partition,
-            topic_id,
-            environment,
-            run_count_max=run_count_max,
-            event_count_max=event_count_max,
-        )
+        self.index = StreamIndex(partition, topic_id, environment, run_count_max=run_count_max)
         self._now_ms = clock.now_ms
         self._ids = EventIdMaker()
         self._cursors: list[Cursor] = []
@@ -157,43 +159,50 @@ class EventPartition:
         stream: str,
         key: bytes,
         value: bytes,
-        headers: bytes,
+        start: bytes,
         expected: ExpectedVersion | int,
         durability: str | None,
     ) -> EventReceipt:
-        """One plain event."""
+        """One plain event; ``start``: of its headers, up to the version's value."""
         index, partition = self.index, self.partition
-        how, is_awaited = self._durability(durability)
-        now_ms = self._now_ms()
+        if durability is None:
+            durability = partition.settings.durability
+        is_awaited = durability == "sync"
         with index.lock:
-            index.catch_up()
-            version = index.version(key)
-            if expected is not ANY:
+            if (
+                lib.el_partition_state_read(partition.handle, index.state)
+                or index.state.log_end_offset != index.end_offset
+            ):
+                index.catch_up()
+            entry = index.tail.get(key)
+            version = index.version(key) if entry is None else entry.version
+            if expected is not ANY and expected != version:
                 check_version(stream, expected, version)
+            now_ms = self._now_ms()
+            id_high, id_low = self._ids.one(now_ms)
             try:
                 offset = partition.append_one(
                     value,
                     key,
-                    # two headers more than were counted (a zig-zag varint of one byte)
-                    b"%c%b%b%b%b%b"
-                    % (
-                        headers[0] + 4,
-                        headers[1:],
-                        VERSION_MARK,
-                        (version + 1).to_bytes(8, "big"),
-                        ID_MARK,
-                        self._ids.one(now_ms),
-                    ),
+                    start + _PLAIN_TAIL.pack(version + 1, ID_MARK, id_high, id_low),
                     now_ms,
-                    how,
+                    "os" if is_awaited else durability,
                 )
-                index.appended(key, version, 1, offset, UNKNOWN)
+                if entry is None:
+                    index.appended(key, version, 1, offset, UNKNOWN)
+                else:
+                    entry.version = version + 1
+                    index.end_offset = offset + 1
+                    index.room -= 1
             except EventLogError:
                 raise
             except BaseException:
                 index.forget_tail()
                 raise
-        self._finish(is_awaited)
+        if is_awaited:
+            partition.sync()
+        if index.room <= 0:
+            self._checkpoint()
         return tuple.__new__(EventReceipt, (stream, version + 1, partition.number, offset, 1))
 
     def append(self, appends: Sequence[StreamEvents], durability: str | None) -> list[EventReceipt]:
@@ -279,9 +288,12 @@ class EventPartition:
     def _finish(self, is_awaited: bool) -> None:
         if is_awaited:
             self.partition.sync()
-        if self.index.is_full:
-            with self.index.lock:
-                self.index.checkpoint_if_full()
+        if self.index.room <= 0:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        with self.index.lock:
+            self.index.checkpoint_if_full()
 
     # -- read -----------------------------------------------------------------------------------
 

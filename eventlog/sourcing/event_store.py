@@ -35,7 +35,6 @@ from eventlog.sourcing.event_partition import (
     StreamEvents,
 )
 from eventlog.sourcing.stream_index import (
-    EVENT_COUNT_MAX,
     RUN_COUNT_MAX,
     STREAM_SIZE_BYTES_MAX,
     StreamIndex,
@@ -43,6 +42,7 @@ from eventlog.sourcing.stream_index import (
 
 _logger = logging.getLogger("eventlog.sourcing")
 State = TypeVar("State")
+_KEYS_MAX = 16_384
 
 
 class StreamAppend(NamedTuple):
@@ -86,8 +86,8 @@ class EventStore:
         environment: where the indexes are kept; the caller closes it after the store.
         codec: of typed data; None: a JsonCodec of its own (``store.codec.register`` adds classes).
         clock: labels events and goes into their ids.
-        index_run_count_max, index_event_count_max: what the index keeps in memory, at most, before it
-            writes a checkpoint.
+        index_run_count_max: how much each partition's index keeps in memory before it writes a
+            checkpoint; see stream_index.py.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class EventStore:
         *,
         clock: Clock | None = None,
         index_run_count_max: int = RUN_COUNT_MAX,
-        index_event_count_max: int = EVENT_COUNT_MAX,
     ) -> None:
         self.topic = topic
         self.codec: Any = JsonCodec() if codec is None else codec
         self._encoder = EventEncoder(self.codec)
         self._is_closed = False
+        self._keys: dict[str, bytes] = {}
         self._partitions = [
             EventPartition(
                 topic.partition(number),
@@ -112,7 +112,6 @@ class EventStore:
                 self.codec,
                 SystemClock() if clock is None else clock,
                 run_count_max=index_run_count_max,
-                event_count_max=index_event_count_max,
             )
             for number in range(topic.partition_count)
         ]
@@ -163,7 +162,7 @@ class EventStore:
         Threads: the version is checked and the events are written under one lock, which is not held
         while waiting for the disk: threads share fdatasyncs.
         """
-        key = stream_key(stream)
+        key = self._keys.get(stream) or self._new_key(stream)
         partition = self._only or self._partition_of(key)
         if type(events) is Event:
             plain = self._encoder.plain(events)
@@ -255,6 +254,13 @@ class EventStore:
             )
         (partition,) = partitions.values()
         return partition.append(encoded, durability)
+
+    def _new_key(self, stream: str) -> bytes:
+        key = stream_key(stream)
+        if len(self._keys) >= _KEYS_MAX:
+            self._keys.clear()
+        self._keys[stream] = key
+        return key
 
     def _sequence(self, events: object) -> Iterable[object]:
         if isinstance(events, list | tuple) and self.codec.type_of(events) is None:

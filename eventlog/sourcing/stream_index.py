@@ -39,16 +39,16 @@ _Result = TypeVar("_Result")
 
 STREAM_SIZE_BYTES_MAX = 400
 RUN_COUNT_MAX = 131_072
-EVENT_COUNT_MAX = 8_388_608
-"""Limits of the tail: of its memory (some 40 bytes a run, 300 a stream), and of what has to be read
-again after a crash."""
-_STREAM_COST = 4  # a stream in the tail counts as so many runs more
+"""Of the tail. A run takes some 40 bytes of memory. A stream counts as some runs more, and so do many
+events: after a crash they have to be read again."""
+STREAM_COST = 4
+EVENTS_PER_RUN = 64
 _CHUNK_COUNT = 4096
 _VERSION_MAX = 1 << 61
 _VERSION_NAME = HEADER_VERSION.encode()
 
 
-class _Tail:
+class TailEntry:
     """A stream since the checkpoint: ``version`` at the index's end, ``runs`` up to ``folded``."""
 
     __slots__ = ("folded", "runs", "version")
@@ -62,7 +62,8 @@ class _Tail:
 class StreamIndex:
     """Versions and postings of the streams of a partition.
 
-    ``end_offset``: versions are those at this offset. ``is_regular``: every event says its version
+    ``tail``: the streams since the checkpoint, by key. ``room``: how much it may still grow.
+    ``end_offset``: versions are those at this offset. ``state``: memory for C to tell of the log. ``is_regular``: every event says its version
     itself. ``discarded``: why rows in LMDB were thrown away, empty if they were not.
     """
 
@@ -73,7 +74,6 @@ class StreamIndex:
         environment: Environment,
         *,
         run_count_max: int = RUN_COUNT_MAX,
-        event_count_max: int = EVENT_COUNT_MAX,
     ) -> None:
         self.lock = threading.RLock()
         self.partition = partition
@@ -83,14 +83,12 @@ class StreamIndex:
         self._environment = self._given_environment = environment
         self._name = f"{topic_id.hex}/{partition.number}"
         self._run_count_max = run_count_max
-        self._event_count_max = event_count_max
-        self._state = ffi.new("el_partition_state *")
+        self.state = ffi.new("el_partition_state *")
         self._layers: list[IndexTable] = []  # older to newer: the store's, then a private one
-        self._tail: dict[bytes, _Tail] = {}
+        self.tail: dict[bytes, TailEntry] = {}
         self._base_offset = 0  # where the tail begins
         self._folded_offset = 0  # postings are known up to here
-        self._room = run_count_max
-        self._due_offset = event_count_max
+        self.room = run_count_max
         self._load()
 
     # -- beginning, and beginning anew --------------------------------------------------------------
@@ -129,10 +127,9 @@ class StreamIndex:
         self._start_tail(0 if checkpoint is None else checkpoint.end_offset)
 
     def _start_tail(self, offset: int) -> None:
-        self._tail = {}
+        self.tail = {}
         self._base_offset = self._folded_offset = self.end_offset = offset
-        self._room = self._run_count_max
-        self._due_offset = offset + self._event_count_max
+        self.room = self._run_count_max
 
     def _throw_away(self, reason: str) -> None:
         """Give up the rows: a writer clears them, a reader works beside them from now on."""
@@ -180,15 +177,15 @@ class StreamIndex:
 
     def _foldable_offset(self) -> int:
         """The end of what counts: for a writer all that is written, for a reader what it can read."""
-        check(lib.el_partition_state_read(self.partition.handle, self._state))
+        check(lib.el_partition_state_read(self.partition.handle, self.state))
         if self.partition.writable:
-            return int(self._state.log_end_offset)
-        return int(self._state.high_watermark)
+            return int(self.state.log_end_offset)
+        return int(self.state.high_watermark)
 
     def visible_range(self) -> tuple[int, int]:
         """(log start offset, high watermark): what can be read now."""
-        check(lib.el_partition_state_read(self.partition.handle, self._state))
-        return int(self._state.log_start_offset), int(self._state.high_watermark)
+        check(lib.el_partition_state_read(self.partition.handle, self.state))
+        return int(self.state.log_start_offset), int(self.state.high_watermark)
 
     # -- folding --------------------------------------------------------------------------------------
 
@@ -199,7 +196,7 @@ class StreamIndex:
 
     def _catch_up(self) -> None:
         while (end_offset := self._foldable_offset()) > self.end_offset:
-            if self._state.high_watermark < end_offset:
+            if self.state.high_watermark < end_offset:
                 self.partition.sync()  # what cannot be read yet cannot be folded
             self._fold(end_offset)
         if end_offset < self.end_offset:
@@ -220,7 +217,7 @@ class StreamIndex:
                     self._fold_chunk(
                         cursor.take("keys"), cursor.numbers(_VERSION_NAME), *cursor.locations()
                     )
-                    if self.is_full and self._folded_offset >= self.end_offset:
+                    if self.room <= 0 and self._folded_offset >= self.end_offset:
                         self._make_room()
                         cursor.seek(max(self._folded_offset, log_start_offset))
         except BaseException:
@@ -241,7 +238,7 @@ class StreamIndex:
         for key, group in groupby(keys):
             count = len(list(group))
             start, end = end, end + count
-            entry = None if key is None else self._tail.get(key) or self._new_tail(key)
+            entry = None if key is None else self.tail.get(key) or self._new_tail(key)
             if entry is None:
                 continue
             version = numbers[start]
@@ -249,11 +246,12 @@ class StreamIndex:
                 version == entry.folded + 1
                 and numbers[end - 1] - version == offsets[end - 1] - offsets[start] == count - 1
             ):
-                self._room -= postings.extend(
+                self.room -= postings.extend(
                     entry.runs, version, offsets[start], batch_positions[start], count,
                     record_positions[start],
                 )
                 entry.folded += count
+                self.room -= count // EVENTS_PER_RUN
             else:
                 for i in range(start, end):
                     self._fold_odd(entry, numbers[i], offsets[i], batch_positions[i], record_positions[i])
@@ -263,19 +261,19 @@ class StreamIndex:
         self.end_offset = max(self.end_offset, self._folded_offset)
 
     def _fold_odd(
-        self, entry: _Tail, version: int, offset: int, batch_position: int, record_position: int
+        self, entry: TailEntry, version: int, offset: int, batch_position: int, record_position: int
     ) -> None:
         """An event that does not follow the one before: compaction left holes, or another client
         wrote it and gave no version or a wrong one."""
         if not entry.folded < version < _VERSION_MAX:
             version = entry.folded + 1
             self.is_regular = False
-        self._room -= postings.extend(
+        self.room -= postings.extend(
             entry.runs, version, offset, batch_position, 1, record_position
         )
         entry.folded = version
 
-    def _new_tail(self, key: bytes) -> _Tail | None:
+    def _new_tail(self, key: bytes) -> TailEntry | None:
         """A stream that the tail does not have yet; None: the key cannot be a stream id."""
         if not 0 < len(key) <= STREAM_SIZE_BYTES_MAX or b"\0" in key:
             return None
@@ -283,22 +281,22 @@ class StreamIndex:
             key.decode()
         except UnicodeDecodeError:
             return None
-        entry = self._tail[key] = _Tail(self._stored_version(key))
-        self._room -= _STREAM_COST
+        entry = self.tail[key] = TailEntry(self._stored_version(key))
+        self.room -= STREAM_COST
         return entry
 
     # -- appending ------------------------------------------------------------------------------------
 
     def version(self, key: bytes) -> int:
         """The stream's version at ``end_offset``; call ``catch_up`` before."""
-        entry = self._tail.get(key)
+        entry = self.tail.get(key)
         if entry is not None:
             return entry.version
         return self._guarded(lambda: self._version(key))
 
     def _version(self, key: bytes) -> int:
         self._catch_up()  # after beginning anew there is something to catch up with
-        entry = self._tail.get(key)
+        entry = self.tail.get(key)
         return entry.version if entry is not None else self._stored_version(key)
 
     def _stored_version(self, key: bytes) -> int:
@@ -314,10 +312,10 @@ class StreamIndex:
 
         ``batch_position``: of the batch, where they are all that it holds; else UNKNOWN.
         """
-        entry = self._tail.get(key)
+        entry = self.tail.get(key)
         if entry is None:
-            entry = self._tail[key] = _Tail(version)
-            self._room -= _STREAM_COST
+            entry = self.tail[key] = TailEntry(version)
+            self.room -= STREAM_COST
         entry.version = version + count
         if batch_position >= 0 and self._folded_offset == offset:
             postings.extend(
@@ -326,12 +324,7 @@ class StreamIndex:
             entry.folded = entry.version
             self._folded_offset = offset + count
         self.end_offset = offset + count
-        self._room -= 1
-
-    @property
-    def is_full(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        return self._room <= 0 or self.end_offset >= self._due_offset
+        self.room -= 1 + count // EVENTS_PER_RUN
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -346,7 +339,7 @@ class StreamIndex:
     def _version_below(self, key: bytes, offset: int) -> int:
         self._catch_up()
         self._fold(offset)
-        entry = self._tail.get(key)
+        entry = self.tail.get(key)
         if entry is None:
             return self._stored_version(key)  # rows are durable, so they can be read
         runs = postings.below(bytes(entry.runs), offset)
@@ -366,7 +359,7 @@ class StreamIndex:
         self._catch_up()
         if self._folded_offset < self.end_offset:
             self._fold(self.end_offset)
-        entry = self._tail.get(key)
+        entry = self.tail.get(key)
         tail = bytes(entry.runs) if entry is not None else b""
         if backwards:
             part = self._postings_from_the_end(key, start, end, tail)
@@ -398,7 +391,7 @@ class StreamIndex:
         with self.lock:
             self.catch_up()
             high_watermark = self.visible_range()[1]
-            tail = sorted(key for key in self._tail if key.startswith(prefix))
+            tail = sorted(key for key in self.tail if key.startswith(prefix))
             if self.end_offset > high_watermark:
                 tail = [key for key in tail if self.visible_version(key, high_watermark)]
         last = b""
@@ -447,14 +440,13 @@ class StreamIndex:
 
     def checkpoint_if_full(self) -> None:
         """A checkpoint where it is time for one. If it fails the tail stays: it is tried again later."""
-        if not self.is_full:
+        if self.room > 0:
             return
         try:
             self.checkpoint()
         except EventLogError as error:
             _logger.warning("stream index %s: no checkpoint now: %s", self._name, error)
-            self._room = max(self._room, self._run_count_max // 4)
-            self._due_offset = self.end_offset + self._event_count_max // 4
+            self.room = max(self.room, self._run_count_max // 4)
 
     def _make_room(self) -> None:
         """In the middle of folding, all of it folded so far: let go of the tail."""
@@ -470,7 +462,7 @@ class StreamIndex:
         self._write_tail()
 
     def _write_tail(self) -> None:
-        tail = {key: entry.runs for key, entry in self._tail.items() if entry.runs}
+        tail = {key: entry.runs for key, entry in self.tail.items() if entry.runs}
         self._layers[-1].write(tail, Checkpoint(self._folded_offset, self.is_regular))
         self._start_tail(self._folded_offset)
 

@@ -84,8 +84,11 @@ def _fetch(directory: Path) -> None:
                 break
         else:
             raise KafkaUnavailableError(f"Maven could not fetch Kafka:\n{done.stdout}{done.stderr}")
-        with contextlib.suppress(FileExistsError):
+        try:
             aside.rename(directory)
+        except OSError:
+            if not directory.is_dir():  # else another process was first: as good
+                raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -170,9 +173,11 @@ class Dump:
 # The tool ends with 0 whatever it finds: what it says is what counts.
 _PROBLEM = re.compile(
     r"isvalid: false|Mismatches in|timestamp mismatch|out of order timestamp|invalid bytes at the"
-    r" end|non-consecutive offset|not found in log|Exception|Error|corrupt",
+    r" end|not found in log|Indexed offset|Index timestamp|Index position|Exception|Error|corrupt",
     re.IGNORECASE,
 )
+_GAPS_IN = re.compile(r"Non-consecutive offsets in (.*)")
+_GAP = re.compile(r" *(-?\d+) is followed by (-?\d+)")
 _BATCH_FIELD = re.compile(r"(\w+): (\S+)")
 _RECORD = re.compile(
     r"\| offset: (?P<offset>\d+) (?:CreateTime|LogAppendTime): (?P<timestamp>-?\d+)"
@@ -219,7 +224,20 @@ def dump_log_segments(files: Sequence[Path], *options: str) -> Dump:
             if _PROBLEM.search(line):
                 dump.problems.append(line)
     dump.problems += [line for line in done.stderr.splitlines() if _PROBLEM.search(line)]
+    dump.problems += _gaps(done.stderr.splitlines())
     return dump
+
+
+def _gaps(lines: list[str]) -> list[str]:
+    """The gaps between offsets that the tool tells of, without those that are none: it counts from
+    -1 in every file, so it misses something before each segment but the first."""
+    path, gaps = Path(), []
+    for line in lines:
+        if found := _GAPS_IN.fullmatch(line):
+            path = Path(found[1])
+        elif (found := _GAP.fullmatch(line)) and found.groups() != ("-1", str(int(path.stem))):
+            gaps.append(f"non-consecutive offsets in {path}: {line.strip()}")
+    return gaps
 
 
 # -- a broker -------------------------------------------------------------------------------------
@@ -286,8 +304,12 @@ class Broker:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                 )
-            if self._wait_until_ready():
-                return
+            try:
+                if self._wait_until_ready():
+                    return
+            except BaseException:  # an interrupt too must not leave a broker behind
+                self.stop()
+                raise
             self.stop()
         raise KafkaUnavailableError(f"the broker does not start:\n{self._output_end()}")
 
@@ -302,6 +324,13 @@ class Broker:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+    def kill(self) -> None:
+        """End it at once, as a crash does (SIGKILL): no clean shutdown."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     @property
     def output_path(self) -> Path:

@@ -1,0 +1,107 @@
+"""From the call of append in one process to the record in the hands of another that waits for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import alternatives as other
+import harness
+import pytest
+import tailing
+from harness import Race, Run
+
+from eventlog.settings import Durability
+
+MESSAGES = 2_000
+PAUSE_S = 0.0005  # so that the reader sleeps when the next one comes
+
+
+def percentile(sorted_values: list[int], share: float) -> int:
+    return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))]
+
+
+@contextmanager
+def reader(
+    source: str, path: Path, count: int, send: Callable[[bytes, IO[bytes]], object]
+) -> Iterator[Run]:
+    """Start the process that reads; the run sends to it and collects what it measured."""
+    command = [sys.executable, tailing.__file__, source, str(path), str(count)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        source_of, target = process.stdout, process.stdin
+        assert source_of is not None
+        assert target is not None
+        try:
+            send(tailing.stamped(), target)
+            source_of.readline()
+
+            def run() -> dict[str, float]:
+                for _ in range(count):
+                    send(tailing.stamped(), target)
+                    time.sleep(PAUSE_S)
+                latencies_ns = sorted(int(line) for line in source_of)
+                assert len(latencies_ns) == count
+                return {
+                    "p50_us": percentile(latencies_ns, 0.50) / 1000,
+                    "p99_us": percentile(latencies_ns, 0.99) / 1000,
+                }
+
+            yield run
+        finally:
+            process.kill()
+
+
+@contextmanager
+def pipe(directory: Path, count: int) -> Iterator[Run]:
+    """What waking another Python process costs at all."""
+
+    def send(message: bytes, target: IO[bytes]) -> None:
+        target.write(message)
+        target.flush()
+
+    with reader("pipe", directory, count, send) as run:
+        yield run
+
+
+def log(durability: Durability) -> Callable[[Path, int], harness.Contender]:
+    @contextmanager
+    def make(directory: Path, count: int) -> Iterator[Run]:
+        with harness.fresh_log(directory) as store:
+            append = store.topic("tail", durability=durability).append
+            with reader("log", store.path, count, lambda message, _: append(message)) as run:
+                yield run
+
+    return make
+
+
+@contextmanager
+def sqlite(directory: Path, count: int) -> Iterator[Run]:
+    with other.fresh_sqlite(directory, "NORMAL", other.EVENTS_TABLE) as connection:
+        path = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+
+        def send(message: bytes, _: IO[bytes]) -> None:
+            connection.execute(other.INSERT_EVENT, (1, None, message))
+
+        with reader("sqlite", path, count, send) as run:
+            yield run
+
+
+CONTENDERS = {
+    harness.LIMIT: pipe,
+    harness.EVENTLOG: log("os"),
+    "eventlog, sync": log("sync"),
+    "SQLite, looked at every 1 ms": sqlite,
+}
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_receipt(race: Race, contender: str) -> None:
+    count = race.scale.of(MESSAGES)
+    race.measure(
+        "tail", contender, CONTENDERS[contender](race.directory, count), count, touches=False
+    )

@@ -143,7 +143,8 @@ def figure(name: str, unit: str, at_most: float | None = None, label: str = "") 
         return results.figure(work, contender, name)
 
     def shown(value: float) -> str:
-        return f"{prefix}{value:.3g} {unit}"
+        digits = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        return f"{prefix}{digits} {unit}"
 
     text = "" if at_most is None else f"{prefix}<= {at_most:g} {unit}"
     return Goal(text, number, shown, at_most=at_most)

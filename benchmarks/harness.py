@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +25,8 @@ from typing import Any
 import ceilings
 
 import eventlog
+from eventlog.settings import Durability
+from eventlog.sourcing import EventStore
 
 MIB = 1024 * 1024
 VALUE_SIZE_BYTES = 256
@@ -116,28 +117,30 @@ def batches(batch_count: int, events: int) -> list[tuple[tuple[bytes, ...], tupl
 
 @contextmanager
 def scratch(directory: Path) -> Iterator[Path]:
-    """A directory that is gone afterwards. What is in it need not be written to disk: files are
-    emptied first."""
+    """A directory that is gone afterwards."""
     with TemporaryDirectory(dir=directory) as path:
         yield Path(path)
 
 
-def empty(directory: Path) -> None:
-    """Empty the log files under it, so that closing their store has nothing to write to disk."""
-    for path in directory.rglob("*.log"):
-        os.truncate(path, 0)
-
-
 @contextmanager
-def fresh_log(directory: Path, **settings: Any) -> Iterator[eventlog.EventLog]:
-    """A new store, thrown away afterwards."""
+def fresh_log(directory: Path) -> Iterator[eventlog.EventLog]:
+    """A new store for topics, thrown away afterwards. Closing it writes nothing to disk: its files are
+    emptied before. (Not for event stores, which read their log as they close.)"""
     with scratch(directory) as path:
-        log = eventlog.open(path / "store", **settings)
+        log = eventlog.open(path / "store")
         try:
             yield log
         finally:
-            empty(path)
+            for segment in path.rglob("*.log"):
+                os.truncate(segment, 0)
             log.close()
+
+
+@contextmanager
+def fresh_store(directory: Path, durability: Durability) -> Iterator[EventStore]:
+    """A new event store, thrown away afterwards."""
+    with scratch(directory) as path, eventlog.open(path / "store") as log:
+        yield log.event_store("events", durability=durability)
 
 
 @cache
@@ -187,8 +190,3 @@ def in_threads(functions: Sequence[Callable[[], object]]) -> None:
         thread.join()
     if errors:
         raise errors[0]
-
-
-def free_bytes(directory: Path) -> int:
-    """Room on the file system."""
-    return shutil.disk_usage(directory).free

@@ -60,8 +60,7 @@ def doing(write: Write, batch_count: int, events: int) -> Run:
 @cache
 def size_bytes_of_batch(batch_count: int, directory: Path) -> int:
     """How many bytes one call takes in the log."""
-    with harness.fresh_log(directory) as log:
-        store = log.event_store("size", durability="os")
+    with harness.fresh_store(directory, "os") as store:
         store.append_raw(stream_names()[0], TYPE, harness.pool()[0][:batch_count])
         return store.topic.partition(0).state().active_position
 
@@ -81,8 +80,7 @@ def limit(directory: Path, batch_count: int, events: int, *, is_durable: bool) -
 def eventlog(directory: Path, batch_count: int, events: int, *, is_durable: bool) -> Iterator[Run]:
     """One a call: `append` of an Event; more: `append_raw` of their values."""
     names = stream_names()
-    with harness.fresh_log(directory) as log:
-        store = log.event_store("events", durability="sync" if is_durable else "os")
+    with harness.fresh_store(directory, "sync" if is_durable else "os") as store:
 
         def write_one(stream: int, version: int, values: tuple[bytes, ...]) -> None:
             store.append(names[stream], Event(values[0], type=TYPE), expected_version=version)
@@ -99,8 +97,7 @@ def eventlog_objects(
 ) -> Iterator[Run]:
     """`append` of a list of Events that is made for the call."""
     names = stream_names()
-    with harness.fresh_log(directory) as log:
-        store = log.event_store("events", durability="sync" if is_durable else "os")
+    with harness.fresh_store(directory, "sync" if is_durable else "os") as store:
 
         def write(stream: int, version: int, values: tuple[bytes, ...]) -> None:
             made = [Event(value, type=TYPE) for value in values]

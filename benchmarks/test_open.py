@@ -58,7 +58,6 @@ def clean(data_directory: Path, scale: harness.Scale) -> Iterator[Path]:
                 connection.executemany(other.INSERT_STREAM_EVENT, rows)
                 connection.execute("COMMIT")
         yield directory
-        harness.empty(directory)
 
 
 @contextmanager
@@ -93,7 +92,6 @@ def recoverable(data_directory: Path, scale: harness.Scale) -> Iterator[Path]:
             for i in range(scale.of(RECOVERED) // BATCH_COUNT):
                 store.append_raw(name(i % 100), TYPE, values[:BATCH_COUNT])
         yield directory / "store"
-        harness.empty(directory)
 
 
 def crash(store: Path) -> None:

@@ -108,7 +108,6 @@ def data(data_directory: Path, scale: harness.Scale) -> Iterator[Data]:
         fill_eventsourcing(directory / "eventsourcing", fewer)
         with eventlog.open(directory / "store") as log:
             yield Data(directory, stream_count, fewer, log.event_store("orders"))
-            harness.empty(directory)
 
 
 Read = Callable[[int], int]

@@ -8,7 +8,7 @@ from typing import Any
 from eventlog.clock import Clock
 from eventlog.log.store import Store
 from eventlog.meta import Environment
-from eventlog.settings import Durability
+from eventlog.settings import SEGMENT_MS_MAX, Durability
 from eventlog.sourcing import Codec, EventStore
 
 
@@ -49,13 +49,17 @@ class EventLog(Store):
                 throughput, and expected versions and atomic appends then hold inside each.
             codec: of typed data; None: JSON by msgspec. Asked for once: later calls with None (or the
                 same codec) give the same object.
-            durability, **settings: of the topic, see :class:`eventlog.settings.TopicSettings`.
+            durability, **settings: of the topic, see :class:`eventlog.settings.TopicSettings`. A new
+                event store's segments are not rolled by time: events are kept, and a history that is
+                imported may span decades.
 
         Raises:
             ValueError: it is open with another codec.
             And what :meth:`eventlog.log.store.Store.topic` raises.
         """
         with self._lock:
+            if name not in self._topics:
+                settings.setdefault("segment_ms", SEGMENT_MS_MAX)
             topic = self.topic(name, partitions=partitions, durability=durability, **settings)
             store = self._event_stores.get(name)
             if store is None:

@@ -10,6 +10,7 @@ from eventlog.errors import SettingError
 Durability = Literal["sync", "interval", "os"]
 DURABILITIES: tuple[Durability, ...] = ("sync", "interval", "os")
 COMPRESSIONS = ("none", "zstd")
+SEGMENT_MS_MAX = 2**62
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -18,7 +19,7 @@ GIB = 1024 * MIB
 _LIMITS: dict[str, tuple[int, int]] = {
     "interval_ms": (1, 3_600_000),
     "segment_size_bytes_max": (1 * KIB, 2 * GIB - 1),
-    "segment_ms": (1, 2**62),
+    "segment_ms": (1, SEGMENT_MS_MAX),
     "batch_size_bytes_max": (256, 1 * GIB),
     "index_interval_bytes": (0, 1 * GIB),
     "index_size_bytes_max": (24, 1 * GIB),

@@ -105,7 +105,14 @@ static int follows(const el_cursor *c, const el_batch_header *header) {
 /* Stand at the batch that holds next_offset, or at the first one after it. */
 static int32_t find_batch(el_cursor *c) {
     c->map = el_partition_map(c->p, c->next_offset, NULL);
-    if (c->map == NULL) return last_code();
+    if (c->map == NULL || (c->map->base_offset > c->next_offset && !c->p->options.has_gaps)) {
+        if (c->map == NULL && last_code() != EL_ERR_RANGE) return last_code();
+        const char *where = c->map != NULL ? c->map->path : c->p->directory;
+        int32_t result = el_fail(EL_ERR_CORRUPT, 0, where, 0, c->next_offset,
+                                 "the segment with these records is missing");
+        leave_map(c);
+        return result;
+    }
     c->position = el_map_lookup(c->map, c->next_offset);
     c->batch_offset = c->position == 0 ? c->map->base_offset : -1;
     int64_t readable = atomic_load(&c->map->readable_size);

@@ -177,6 +177,8 @@ int el_file_create(const char *path, int64_t size) {
     if (!error) return fd;
     el_os_close(fd);
     el_os_unlink(renamed ? path : temporary);
+    /* The name may be on disk although the fsync failed: its removal has to get there, too. */
+    if (renamed) el_file_sync_directory_of(path);
     return error;
 }
 

@@ -64,15 +64,16 @@ def bench(
     if json:
         write_json({"machine": told, "results": [_as_json(result) for result in results]})
         return
-    shown = table("work", ">a second", ">each", ">ratio", "of this machine's limit")
+    shown = table("work", ">a second", ">each", ">ratio", ">of a bare", "loop of")
     for result in results:
         ratio = result.ratio
         shown.add_row(
             result.work,
-            f"{short(result.rate)} {result.unit}",
+            short(result.rate),
             duration(1 / result.rate) if result.rate < 1e6 else f"{1e9 / result.rate:.0f} ns",
             "" if ratio is None else f"{ratio:.2f}",
-            result.limit and f"{short(result.limit_rate)} {result.unit}  {result.limit}",
+            short(result.limit_rate) if result.limit else "",
+            result.limit,
         )
     speak.print(shown)
 

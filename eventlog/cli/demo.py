@@ -204,6 +204,7 @@ class _Demo:
         numbers.add_column(style="dim")
         numbers.add_column(justify="right", style="bold")
         numbers.add_column(style="dim")
+        bytes_each = scanned.size_bytes / max(1, scanned.event_count)
         rows = [
             ("events", count(imported.event_count), f"in {count(imported.stream_count)} streams"),
             ("append", rate(imported.event_count, imported.seconds), "events, in durable batches"),
@@ -217,8 +218,7 @@ class _Demo:
             (
                 "on disk",
                 size(scanned.size_bytes),
-                f"{scanned.size_bytes / max(1, scanned.event_count):.0f} bytes an event, "
-                f"{file_system_of(self.directory)}",
+                f"{bytes_each:.0f} bytes an event, {file_system_of(self.directory)}",
             ),
         ]
         for row in rows:

@@ -48,6 +48,7 @@ class History:
 
     @property
     def stream_count(self) -> int:
+        """How many streams the events belong to."""
         return len({event.stream for event in self.events})
 
 
@@ -175,7 +176,7 @@ _ITEMS = ("lamp", "chair", "desk", "kettle", "atlas", "radio", "globe", "clock")
 ORDER_TYPE_CANCELLED = "order_cancelled"
 
 
-def order_history(order_count: int = 12_000, seed: int = 7) -> History:
+def order_history(order_count: int = 8_000, seed: int = 7) -> History:
     """Customers who place orders whose items are shipped and delivered, or who think again.
 
     Orders overlap in time, as they do: the events of one stream lie far apart in the log.

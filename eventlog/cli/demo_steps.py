@@ -17,7 +17,6 @@ from eventlog.cli.demo_history import (
     order_history,
 )
 from eventlog.cli.output import CommandError
-from eventlog.cli.store import history_store
 
 if TYPE_CHECKING:
     from eventlog.cli.checking import Report
@@ -27,6 +26,8 @@ MEASURABLE_EVENT_COUNT = 5_000
 
 
 class Imported(NamedTuple):
+    """What was appended, and how long it took."""
+
     event_count: int
     stream_count: int
     batch_count: int
@@ -34,6 +35,8 @@ class Imported(NamedTuple):
 
 
 class Replayed(NamedTuple):
+    """What the streams came to: the last value of each that is not deleted."""
+
     state: dict[str, str]
     stream_count: int
     event_count: int
@@ -41,6 +44,8 @@ class Replayed(NamedTuple):
 
 
 class Scanned(NamedTuple):
+    """What one reading of the whole log took; the size is that of its segments."""
+
     event_count: int
     size_bytes: int
     seconds: float
@@ -74,7 +79,7 @@ def import_history(directory: Path, store: str, history: History) -> Imported:
     versions: dict[str, int] = {}
     batch_count = 0
     with eventlog.open(directory) as log:
-        events = history_store(log, store)
+        events = log.event_store(store)
         started = time.perf_counter()
         left = iter(history.events)
         while batch := list(islice(left, BATCH_COUNT)):

@@ -14,7 +14,7 @@ import typer
 
 from eventlog.cli.arguments import Durability, StoreDirectory, StoreName
 from eventlog.cli.output import CommandError, console, count, duration, plural, rate
-from eventlog.cli.store import history_store, open_to_write
+from eventlog.cli.store import open_to_write
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -67,7 +67,7 @@ def import_lines(
     reader = LineReader(file)
     try:
         with open_to_write(directory, durability=durability.value) as log:
-            importer = Importer(history_store(log, store))
+            importer = Importer(log.event_store(store))
             with _progress() as progress:
                 task = progress.add_task("importing", total=reader.size_bytes, events="", rate="")
                 started = redrawn = time.monotonic()

@@ -69,7 +69,7 @@ class Importer:
             self._has_versions = version is not None
         elif self._has_versions is (version is None):
             raise LineError(
-                f"line {event.line} has {'no' if version is None else 'a'} version, "
+                f"line {event.line}: it has {'no' if version is None else 'a'} version, "
                 "unlike the lines before it",
                 hint="Give versions to all lines or to none",
                 line=event.line,

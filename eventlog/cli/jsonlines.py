@@ -105,7 +105,7 @@ class LineReader:
                 f"there is no file {path}",
                 hint="Give a file of JSON lines, or - for standard input",
             )
-        self._file = open(path, "rb")  # noqa: SIM115  closed by close()
+        self._file = Path(path).open("rb")  # noqa: SIM115  closed by close()
         self.size_bytes = Path(path).stat().st_size
 
     def close(self) -> None:

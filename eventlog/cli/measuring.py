@@ -27,7 +27,7 @@ KEY = b"customer-0000042"
 RECORD_SIZE_BYTES = 61 + len(VALUE) + len(KEY) + 10  # a batch of one
 BATCHED_SIZE_BYTES = len(VALUE) + len(KEY) + 11  # in a large batch
 _MIB = 1 << 20
-_LIMIT_FILE_SIZE_BYTES = 256 * _MIB
+_RESERVED_SIZE_BYTES = 64 * _MIB
 _WARM_BYTES_PER_SECOND = 2048 * _MIB
 _PART_COUNT = 20  # of the time: a piece of work or a limit takes one
 _SCAN_RECORDS_MIN = 200_000
@@ -46,6 +46,7 @@ class Measured(NamedTuple):
 
     @property
     def ratio(self) -> float | None:
+        """The rate in parts of the limit's."""
         return self.rate / self.limit_rate if self.limit_rate else None
 
 
@@ -68,10 +69,10 @@ def measurements(directory: Path, seconds: float) -> Iterator[Measured]:
 def _buffered(log: EventLog, directory: Path, part: float) -> Iterator[Measured]:
     single = log.topic("single", durability="os")
     yield Measured(
-        "append, one event a call, page cache",
+        "append, one event a call",
         "events",
         _rate(lambda: single.append(VALUE, key=KEY), part),
-        "pwrite of the same bytes",
+        "pwrite, same bytes",
         _with_file(directory, lambda fd: _rate(_writer(fd, RECORD_SIZE_BYTES), part)),
     )
     produced = log.topic("produced", durability="os")
@@ -79,17 +80,13 @@ def _buffered(log: EventLog, directory: Path, part: float) -> Iterator[Measured]
         rate = _rate(lambda: producer.send(VALUE, key=KEY), part, stride=200)
     pwrite_mib = _with_file(directory, lambda fd: _rate(_writer(fd, _MIB), part))
     limit = pwrite_mib * _MIB / BATCHED_SIZE_BYTES
-    yield Measured(
-        "append, one event a call, buffered producer", "events", rate, "pwrite by the MiB", limit
-    )
+    yield Measured("append, buffered producer", "events", rate, "pwrite by the MiB", limit)
     for count in (100, 10_000):
         topic = log.topic(f"batched-{count}", durability="os")
         values, keys = (VALUE,) * count, (KEY,) * count
         work = functools.partial(topic.append_many, values, keys=keys)
         rate = _rate(work, part, stride=1) * count
-        yield Measured(
-            f"append, batches of {count:,}, page cache", "events", rate, "pwrite by the MiB", limit
-        )
+        yield Measured(f"append, batches of {count:,}", "events", rate, "pwrite by the MiB", limit)
 
 
 def _durable(log: EventLog, directory: Path, part: float) -> Iterator[Measured]:
@@ -99,9 +96,7 @@ def _durable(log: EventLog, directory: Path, part: float) -> Iterator[Measured]:
         work = functools.partial(topic.append, VALUE, key=KEY)
         rate = _rate_of_threads(work, thread_count, part)
         threads = "1 thread" if thread_count == 1 else f"{thread_count} threads"
-        yield Measured(
-            f"durable append, {threads}", "events", rate, "pwrite + fdatasync, 1 thread", limit
-        )
+        yield Measured(f"durable append, {threads}", "events", rate, "pwrite + fdatasync", limit)
 
 
 # -- reading -----------------------------------------------------------------------------------
@@ -123,7 +118,7 @@ def _scan(log: EventLog, part: float) -> Iterator[Measured]:
     for take in takes:
         work = functools.partial(_read_all, topic, take, end)
         rate = _rate(work, part, stride=1) * end
-        yield Measured(f"scan into {take}", "events", rate, "pread by the MiB, page cache", limit)
+        yield Measured(f"scan into {take}", "events", rate, "pread by the MiB", limit)
 
 
 def _read_all(topic: Topic, take: Take, end: int) -> None:
@@ -150,7 +145,7 @@ def _replay(log: EventLog, part: float) -> Measured:
             pass
 
     return Measured(
-        f"replay a stream of {_STREAM_EVENT_COUNT} events", "streams", _rate(replay, part)
+        f"replay streams of {_STREAM_EVENT_COUNT} events", "streams", _rate(replay, part)
     )
 
 
@@ -203,13 +198,16 @@ def _rate_of_threads(work: Callable[[], object], thread_count: int, seconds: flo
 
 
 def _writer(fd: int, size_bytes: int, *, sync: bool = False) -> Callable[[], object]:
+    """Writes on and on to fresh pages, room for which is reserved ahead, as a segment does."""
     data = os.urandom(size_bytes)
     position = 0
+    reserved = _RESERVED_SIZE_BYTES
 
     def write() -> None:
-        nonlocal position
-        if position + size_bytes > _LIMIT_FILE_SIZE_BYTES:
-            position = 0
+        nonlocal position, reserved
+        if position + size_bytes > reserved:
+            _reserve(fd, reserved)
+            reserved += _RESERVED_SIZE_BYTES
         os.pwrite(fd, data, position)
         position += size_bytes
         if sync:
@@ -218,13 +216,17 @@ def _writer(fd: int, size_bytes: int, *, sync: bool = False) -> Callable[[], obj
     return write
 
 
+def _reserve(fd: int, position: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # not everywhere, and only for speed
+        os.posix_fallocate(fd, position, _RESERVED_SIZE_BYTES)
+
+
 def _with_file(directory: Path, measure: Callable[[int], float]) -> float:
-    """Measure on a file whose blocks are reserved, as a segment's are."""
+    """Measure on a new file."""
     path = directory / "limit"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        with contextlib.suppress(OSError, AttributeError):
-            os.posix_fallocate(fd, 0, _LIMIT_FILE_SIZE_BYTES)
+        _reserve(fd, 0)
         os.fsync(fd)
         return measure(fd)
     finally:

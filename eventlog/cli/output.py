@@ -39,7 +39,7 @@ def table(*columns: str, title: str | None = None) -> Table:
         if name.startswith(">"):
             result.add_column(name[1:], justify="right", no_wrap=True)
         else:
-            result.add_column(name, overflow="fold")
+            result.add_column(name, overflow="fold", min_width=len(name))
     return result
 
 
@@ -117,7 +117,9 @@ def short(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``48 us``, ``3.2 ms``, ``1.25 s``, ``2 min 5 s``."""
+    """``2.3 us``, ``48 us``, ``3.2 ms``, ``1.25 s``, ``2 min 5 s``."""
+    if seconds < 1e-5:
+        return f"{seconds * 1e6:.1f} us"
     if seconds < 1e-3:
         return f"{seconds * 1e6:.0f} us"
     if seconds < 1:

@@ -39,18 +39,22 @@ class Batch(NamedTuple):
 
     @property
     def last_offset(self) -> int:
+        """Of the last record, also where compaction took it."""
         return self.base_offset + self.last_offset_delta
 
     @property
     def codec(self) -> str:
+        """Name of the compression, ``none`` without."""
         return CODECS[self.attributes & 7]
 
     @property
     def is_control(self) -> bool:
+        """Holds a marker of a transaction, no records of users."""
         return bool(self.attributes & 32)
 
     @property
     def is_transactional(self) -> bool:
+        """Written inside a transaction."""
         return bool(self.attributes & 16)
 
 

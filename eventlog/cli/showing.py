@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from eventlog.cli.output import bytes_text, json_value, preview, time_text, write_bytes
-from eventlog.log.record import decode_headers
+from eventlog.log.record import Record, decode_headers
 from eventlog.sourcing.event import HEADER_ID, HEADER_VERSION, RecordedEvent
 
 _CHUNK_COUNT = 512
 
 
-class Shown(Protocol):
-    """What Record and RecordedEvent have in common."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp_ms(self) -> int: ...
-    @property
-    def key(self) -> bytes | None: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers_data(self) -> bytes: ...
+Shown = Record | RecordedEvent
 
 
 def is_event(item: Shown) -> bool:
@@ -50,7 +36,7 @@ class Printer:
     def add(self, item: Shown) -> None:
         """Print one record; as an event, if its headers are those of one."""
         if is_event(item):
-            event = RecordedEvent(None, *item[1:])  # type: ignore[index, arg-type]
+            event = RecordedEvent(None, *item[1:])  # type: ignore[arg-type]
             line = self._event_json(event) if self._json else self._event_text(event)
         elif self._json:
             line = self._record_json(item)

@@ -26,22 +26,29 @@ def stats(directory: StoreDirectory, json: Json = False) -> None:
         return
     speak = console()
     if not topics:
-        speak.print(f"{directory} is an empty store: no topics yet")
+        speak.print(f"{directory} is an empty store: no topics yet", soft_wrap=True)
         return
     overview = table(
-        "topic", ">records", ">streams", ">log", ">indexes", ">bytes/record", ">records/batch",
-        ">compression", "durability",
-    )  # fmt: skip
+        "topic",
+        ">records",
+        ">streams",
+        ">log",
+        ">bytes each",
+        ">a batch",
+        ">compression",
+        "durability",
+    )
     for topic in topics:
-        records = topic["record_count"]
-        streams = topic["stream_count"]
-        ratio = topic["compression_ratio"]
+        records, streams, ratio = (
+            topic["record_count"],
+            topic["stream_count"],
+            topic["compression_ratio"],
+        )
         overview.add_row(
             str(topic["name"]),
             count(records),
             "-" if streams is None else count(streams),
             size(topic["log_size_bytes"]),
-            size(topic["index_size_bytes"]),
             f"{topic['log_size_bytes'] / records:.0f}" if records else "-",
             f"{topic['records_per_batch']:.1f}" if topic["records_per_batch"] else "-",
             f"{ratio:.1f}x {topic['codec']}" if ratio else "none",
@@ -112,8 +119,10 @@ def _partition_stats(log: EventLog, topic: Topic, number: int) -> dict[str, Any]
     folder = log.path / "log" / f"{topic.name}-{number}"
     segments = sorted(folder.glob("*.log"))
     # The room that is reserved ahead of the writes is no log yet.
-    log_size_bytes = sum(path.stat().st_size for path in segments[:-1])
-    log_size_bytes += topic.partition(number).state().active_position
+    log_size_bytes = sum(path.stat().st_size for path in segments)
+    state = topic.partition(number).state()
+    if state.writer_pid and segments:
+        log_size_bytes += state.active_position - segments[-1].stat().st_size
     return {
         "partition": number,
         "log_start_offset": start,

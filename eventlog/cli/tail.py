@@ -95,5 +95,5 @@ def _collect(
                 start = record.offset + 1
                 if is_over.is_set():
                     return
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  handed to the thread that waits
         arrived.put(error)

@@ -78,7 +78,12 @@ class _StoreCheck:
         for topic, number in places:
             folder = self.log_directory / f"{topic}-{number}"
             partition = PartitionCheck(
-                folder, self._index_interval(topics.get(topic)), is_clean, self.report, self.advance
+                folder,
+                self._index_interval(topics.get(topic)),
+                bool(topics.get(topic, {}).get("has_gaps")),
+                is_clean,
+                self.report,
+                self.advance,
             )
             partition.run()
             point = recovery_points.pop((topic, number), 0)

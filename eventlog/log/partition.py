@@ -22,7 +22,7 @@ from eventlog.errors import (
 from eventlog.log import cursor as _cursor
 from eventlog.log.compression import ZSTD, compress_zstd
 from eventlog.log.cursor import CHUNK_COUNT, Cursor, Take
-from eventlog.log.record import NO_HEADERS, Record
+from eventlog.log.record import NO_HEADERS, Record, as_bytes
 from eventlog.settings import TopicSettings, check_durability
 
 _NULL = ffi.NULL
@@ -250,7 +250,7 @@ class Partition:
         if (type(value) is not bytes and value is not None) or (
             type(key) is not bytes and key is not None
         ):
-            raise _not_bytes(value, key)
+            value, key = as_bytes(value, "value"), as_bytes(key, "key")
         value_size = -1 if value is None else len(value)
         if value_size >= self._compress_from:
             return self.append_columns(
@@ -327,16 +327,19 @@ class Partition:
             columns.id_name = keep[-1]
         code = self._durability if durability is None else DURABILITY[check_durability(durability)]
         position = ffi.new("int64_t *")
-        if self._compress_from != sys.maxsize:
-            offset = self._append_compressed(columns, code, position)
-        else:
-            offset = lib.el_partition_append_columns(self.handle, columns, code, position)
+        offset = self._append_filled(columns, code, position)
+        if offset == lib.EL_ERR_TYPE and columns.packed == _NULL:
+            # Something is not exactly bytes: other buffers can be taken after a copy.
+            keep += _pack_columns(columns, tuple(values), keys, headers)
+            offset = self._append_filled(columns, code, position)
         del keep  # C holds nothing of it any more
         return check(offset), int(position[0])
 
-    def _append_compressed(self, columns: Any, durability: int, position: Any) -> int:
-        size = check(lib.el_batch_encode(columns, _NULL, 0))
-        if size < self._compress_from:
+    def _append_filled(self, columns: Any, durability: int, position: Any) -> int:
+        size = 0
+        if self._compress_from != sys.maxsize:
+            size = int(lib.el_batch_encode(columns, _NULL, 0))
+        if size < self._compress_from:  # also where it is an error, which is then told again
             return int(lib.el_partition_append_columns(self.handle, columns, durability, position))
         batch = bytearray(size)
         check(lib.el_batch_encode(columns, ffi.from_buffer(batch), size))
@@ -448,7 +451,11 @@ class Partition:
 
     def offset_for_time(self, timestamp_ms: int) -> int:
         """First offset whose record has that time or a later one; the high watermark where there is
-        none. (Times need not rise: later offsets may be older again.)"""
+        none. (Times need not rise: later offsets may be older again.)
+
+        Raises:
+            CorruptionError: a batch that has to be looked at is damaged.
+        """
         with Cursor(self) as cursor:
             offset = max(cursor.find_time(timestamp_ms), self.log_start_offset)
             cursor.seek(offset)
@@ -457,6 +464,10 @@ class Partition:
                     if timestamp >= timestamp_ms:
                         return int(found)
                     offset = found + 1
+            # None has. That is said only if the log can be read to its end: damage may be hiding there.
+            if offset > self.log_start_offset:
+                cursor.seek(offset - 1)
+                cursor.next(record_count_max=1)
             return offset
 
 
@@ -474,15 +485,6 @@ def out_of_range(offset: int, state: PartitionState) -> OffsetOutOfRangeError:
         offset=offset,
         log_start_offset=state.log_start_offset,
         log_end_offset=state.log_end_offset,
-    )
-
-
-def _not_bytes(value: object, key: object) -> InvalidRecordError:
-    field, bad = ("value", value) if not (value is None or type(value) is bytes) else ("key", key)
-    return InvalidRecordError(
-        f"{field} is {type(bad).__name__}, not bytes",
-        hint=f"Encode it, e.g. {field}.encode() or bytes({field}); None is allowed",
-        field=field,
     )
 
 
@@ -544,21 +546,19 @@ def _fill_columns(
 
 def _pack_columns(
     columns: Any,
-    values: tuple[bytes | None, ...],
-    keys: bytes | tuple[bytes | None, ...] | None,
-    headers: bytes | tuple[bytes, ...] | None,
+    values: Sequence[bytes | None],
+    keys: bytes | Sequence[bytes | None] | None,
+    headers: bytes | Sequence[bytes] | None,
 ) -> list[Any]:
     parts: list[bytes] = []
     keep: list[Any] = []
 
-    def sizes(items: tuple[bytes | None, ...], name: str) -> Any:
+    def sizes(items: Sequence[bytes | None], name: str) -> Any:
         if len(items) != len(values):
             raise InvalidRecordError(f"{len(items)} {name} for {len(values)} values", field=name)
-        for index, item in enumerate(items):
-            if item is not None and type(item) is not bytes:
-                raise InvalidRecordError(f"{name}[{index}]: an item is not bytes", field=name)
-        parts.extend(item for item in items if item)
-        keep.append(array("q", [-1 if item is None else len(item) for item in items]))
+        plain = [as_bytes(item, f"{name}[{index}]") for index, item in enumerate(items)]
+        parts.extend(item for item in plain if item)
+        keep.append(array("q", [-1 if item is None else len(item) for item in plain]))
         return ffi.from_buffer("int64_t[]", keep[-1])
 
     columns.value_sizes = sizes(values, "values")

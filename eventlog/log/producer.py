@@ -9,7 +9,13 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from eventlog.errors import ClosedError, EventLogError, ForkedError, InvalidRecordError, SettingError
+from eventlog.errors import (
+    ClosedError,
+    EventLogError,
+    ForkedError,
+    InvalidRecordError,
+    SettingError,
+)
 
 if TYPE_CHECKING:
     from eventlog.log.topic import Topic
@@ -130,7 +136,8 @@ class Producer:
         if os.getpid() != self._pid:
             raise ForkedError(
                 "the producer was made before a fork and belongs to the parent process",
-                hint="Open the store again in the child", path=self._topic.name,
+                hint="Open the store again in the child",
+                path=self._topic.name,
             )
 
     def _flush(self) -> None:
@@ -191,7 +198,9 @@ _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for producer in list(_producers):
-        producer._thread = None  # it did not come along; the next send goes the slow way and is refused
+        producer._thread = (
+            None  # it did not come along; the next send goes the slow way and is refused
+        )
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

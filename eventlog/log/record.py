@@ -75,6 +75,23 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+def as_bytes(item: object, field: str) -> bytes | None:
+    """bytes, or None, or a copy of another buffer as bytes.
+
+    Raises:
+        InvalidRecordError: something else; ``field`` names it.
+    """
+    if item is None or type(item) is bytes:
+        return item
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    raise InvalidRecordError(
+        f"{field} is {type(item).__name__}, not bytes",
+        hint="Encode it to bytes, e.g. text.encode(); None is allowed for keys and values",
+        field=field,
+    )
+
+
 def encode_headers(headers: Iterable[tuple[str, bytes | None]] | None) -> bytes:
     """Headers as Kafka encodes them.
 

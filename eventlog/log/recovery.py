@@ -60,7 +60,7 @@ class PartitionRecovery:
         written_end: where the last writer of this boot had come to (its bytes are in the page cache
             whatever became of the process), or None after a reboot.
         is_writable: may anything be changed on disk?
-        cut_directory: where cut bytes are kept.
+        cut_directory: where cut bytes are kept; made when there are some.
         stamp: label for kept files, e.g. milliseconds.
     """
 
@@ -87,40 +87,35 @@ class PartitionRecovery:
         """
         end = ffi.new("el_log_end *")
         bases = segment.base_offsets(self.directory) if self.directory.is_dir() else []
-        if self.is_writable:
-            self._remove_temporary()
+        damaged_at = self._missing_start(bases)
+        start = self.log_start if self.log_start is not None else bases[0] if bases else 0
         if not bases:
-            if self.recovery_point > 0:
-                self._damage(
-                    "C-J",
-                    self.directory / segment.segment_name(0),
-                    0,
-                    0,
-                    "all segments are missing",
-                )
             end.active_base_offset = -1
-            end.log_end_offset = end.log_start_offset = max(self.recovery_point, 0)
-            return end
-        start = bases[0] if self.log_start is None else max(self.log_start, bases[0])
-        if self.log_start is not None and bases[0] > self.log_start:
-            self._damage(
-                "C-J",
-                self.directory / segment.segment_name(self.log_start),
-                0,
-                self.log_start,
-                "the first segment is missing",
-            )
-        damaged_at: int | None = None
-        for base, following in itertools.pairwise(bases):
-            damaged_at = self._sealed(base, following, end)
-            if damaged_at is not None:
-                break
-        if damaged_at is None:
-            damaged_at = self._active(bases[-1], end)
+            end.log_end_offset = start
+        else:
+            for base, following in itertools.pairwise(bases):
+                if damaged_at is None:
+                    damaged_at = self._sealed(base, following, end)
+            if damaged_at is None:
+                damaged_at = self._active(bases[-1], end)
         end.log_start_offset = start
         if damaged_at is not None:  # a reader: let it run into the damage, not into a quiet end
             end.log_end_offset = damaged_at + 1
+        elif self.is_writable:
+            self._remove_temporary()
         return end
+
+    def _missing_start(self, bases: list[int]) -> int | None:
+        """A partition has had a segment since it was made, and its first offset is written down: see
+        that both are there. Offset of damage (reader only), or None."""
+        start = self.log_start or 0
+        if not bases and (self.log_start is not None or self._durable_point() > 0):
+            what = "all segments are missing"
+        elif bases and self.log_start is not None and bases[0] > self.log_start:
+            what = "the first segment is missing"
+        else:
+            return None
+        return self._damage("C-J", self.directory / segment.segment_name(start), 0, start, what)
 
     # -- sealed segments ------------------------------------------------------------------------
 
@@ -231,8 +226,8 @@ class PartitionRecovery:
         """Keep the torn tail aside (C-C). Truncation follows."""
         detail = f"torn tail of {file_end - position} bytes cut: {what}"
         if self.is_writable:
-            name = f"{self.topic}-{self.partition}-{path.stem}-{position}-{self.stamp}.bytes"
-            kept = self.cut_directory / name
+            kept = self.cut_directory / f"{path.stem}-{position}-{self.stamp}.bytes"
+            check(lib.el_file_mkdir(path_bytes(self.cut_directory.parent)))
             check(lib.el_file_mkdir(path_bytes(self.cut_directory)))
             check(lib.el_file_preserve(path_bytes(path), position, file_end, path_bytes(kept)))
             detail += f"; kept as {kept}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import json
 import logging
 import os
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -111,6 +113,7 @@ class Store:
         self._entries: dict[str, _TopicEntry] = {}
         self._recovery_points: checkpoints.Offsets = {}
         self._written_points: checkpoints.Offsets = {}
+        self._log_starts: checkpoints.Offsets = {}
         self._closed = False
         self._lock_fd = -1
         self._stop = threading.Event()
@@ -170,10 +173,12 @@ class Store:
         marker = self.log_directory / checkpoints.CLEAN_SHUTDOWN
         is_clean = marker.exists()
         self._recovery_points = self._read_checkpoint(checkpoints.RECOVERY_POINT)
+        self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
         if is_clean:  # from here on the store is not cleanly closed, whatever happens
             check(lib.el_file_unlink(path_bytes(marker)))
         for name, entry in self._entries.items():
             self._topics[name] = self._open_topic(name, entry, is_clean=is_clean)
+        self._write_log_starts()
         self._write_recovery_points()
         self._flusher = threading.Thread(
             target=_flush,
@@ -281,6 +286,14 @@ class Store:
                 "directories and have default settings",
                 path=str(path),
             ) from error
+        if known.version > FORMAT_VERSION:
+            raise FormatVersionError(
+                f"C-K: {path} has format {known.version}, this eventlog knows up to {FORMAT_VERSION}",
+                hint="Upgrade eventlog-engine",
+                found=known.version,
+                known=FORMAT_VERSION,
+                path=str(path),
+            )
         self._entries = dict(known.topics)
         found: dict[str, list[Path]] = {}
         if self.log_directory.is_dir():
@@ -329,7 +342,7 @@ class Store:
             topic,
             number,
             directory,
-            self.run_directory / f"{topic}-{number}.control",
+            self.run_directory / directory.name,  # no suffix: a topic may use up all of a file name
             settings,
             self._clock,
             writable=not self.read_only,
@@ -339,7 +352,7 @@ class Store:
         live = partition.live_state()
         if self.read_only and live is not None:
             return partition  # the writer's page says how far the log goes
-        starts = self._read_checkpoint(checkpoints.LOG_START)
+        starts = self._log_starts or self._read_checkpoint(checkpoints.LOG_START)
         points = self._recovery_points or self._read_checkpoint(checkpoints.RECOVERY_POINT)
         written = None
         if live is not None:
@@ -358,7 +371,7 @@ class Store:
             starts.get((topic, number)),
             written,
             not self.read_only,
-            self.path / "cut",
+            self.path / "cut" / directory.name,
             time.time_ns() // 1_000_000,
         )
         try:
@@ -371,7 +384,14 @@ class Store:
             self.recovery += recovery.reports
         if not self.read_only:  # all that recovery kept is durable now
             self._recovery_points[topic, number] = int(end.log_end_offset)
+            self._log_starts[topic, number] = int(end.log_start_offset)
         return partition
+
+    def _write_log_starts(self) -> None:
+        """Of every partition, unlike Kafka: a first segment that is gone is missed by this."""
+        path = self.log_directory / checkpoints.LOG_START
+        if self._log_starts != checkpoints.read_offsets(path):
+            checkpoints.write_offsets(path, self._log_starts)
 
     def _drop_cache(self, directory: Path) -> None:
         """Read again what the disk has, not what a failed fdatasync left in the page cache."""
@@ -450,15 +470,35 @@ class Store:
             )
         self._defaults.changed(**settings)  # refuses before anything is made
         entry = _TopicEntry(uuid.uuid4(), partitions, dict(settings))
+        directories = [self.log_directory / f"{name}-{number}" for number in range(partitions)]
+        made = [directory for directory in directories if not directory.exists()]
         self._entries[name] = entry
         try:
             self._save_topics()
             topic = self._open_topic(name, entry, is_clean=False)
+            self._write_log_starts()
         except BaseException:
-            del self._entries[name]
+            self._unmake_topic(name, made)
             raise
         self._topics[name] = topic
         return topic
+
+    def _unmake_topic(self, name: str, made: list[Path]) -> None:
+        """A topic that could not be made leaves nothing behind that would stop the next opening. (If
+        this fails too, the next opening makes the topic, empty.)
+
+        Args:
+            name: of the topic.
+            made: the directories that were made for it: nobody has been told of a record in them.
+        """
+        entry = self._entries.pop(name)
+        for number in range(entry.partitions):
+            self._recovery_points.pop((name, number), None)
+            self._log_starts.pop((name, number), None)
+        for directory in made:
+            shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(EventLogError):
+            self._save_topics()
 
     def _change_settings(self, name: str, topic: Topic, changes: Mapping[str, Any]) -> None:
         former = self._entries[name]
@@ -538,7 +578,8 @@ class Store:
         if os.getpid() != self._pid:
             raise ForkedError(
                 f"{self.path} was opened before a fork and belongs to the parent process",
-                hint="Open it again in the child", path=str(self.path),
+                hint="Open it again in the child",
+                path=str(self.path),
             )
 
     def _check_open(self) -> None:

@@ -9,12 +9,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eventlog._native import check, ffi, lib
+from eventlog._native import ffi, lib
 from eventlog.errors import InvalidRecordError, PartitionMismatchError
 from eventlog.log import cursor as _cursor
 from eventlog.log.cursor import CHUNK_COUNT, Take
 from eventlog.log.partition import Partition
-from eventlog.log.record import NO_HEADERS, Receipt, Record, encode_headers
+from eventlog.log.record import NO_HEADERS, Receipt, Record, as_bytes, encode_headers
 from eventlog.settings import TopicSettings
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class Topic:
         """Append one record; returns when it is as durable as the topic promises.
 
         Args:
-            value: bytes; None is a tombstone.
-            key: bytes or None; decides about the partition.
+            value: bytes (or another buffer, which is copied); None is a tombstone.
+            key: the same; decides about the partition.
             headers: ``(name, bytes or None)`` pairs.
             timestamp_ms: milliseconds since 1970 UTC, >= 0; None: now.
             partition: go there whatever the key.
@@ -175,7 +175,11 @@ class Topic:
             return [Receipt(target.number, offset, len(values))]
         assert keys is not None
         assert not isinstance(keys, bytes)
-        for field, column in (("keys", keys), ("headers", encoded), ("timestamps_ms", timestamps_ms)):
+        for field, column in (
+            ("keys", keys),
+            ("headers", encoded),
+            ("timestamps_ms", timestamps_ms),
+        ):
             if column is not None and len(column) != len(values):
                 raise InvalidRecordError(
                     f"{len(column)} {field} for {len(values)} values",
@@ -213,11 +217,8 @@ class Topic:
         return int(lib.el_murmur2(key, len(key)) & 0x7FFFFFFF) % self._count
 
     def _choose(self, key: bytes | None, size_bytes: int) -> int:
+        key = as_bytes(key, "key")
         if key is not None:
-            if type(key) is not bytes:
-                raise InvalidRecordError(
-                    f"key is {type(key).__name__}, not bytes", hint="Encode it", field="key"
-                )
             return self.partition_for_key(key)
         with self._sticky_lock:
             self._sticky_left_bytes -= size_bytes
@@ -230,12 +231,15 @@ class Topic:
         """Places in the call by partition number, ascending."""
         numbers: Sequence[int]
         if count == 0:
-            raise InvalidRecordError("a batch without records", hint="Pass one or more", field="values")
-        if _cursor.ROUTE_OBJECTS:
-            numbers = array("i", bytes(4 * count))
-            found = ffi.from_buffer("int32_t[]", numbers)
-            check(lib.el_keys_partition(id(keys), count, self._count, found))
-        else:
+            raise InvalidRecordError(
+                "a batch without records", hint="Pass one or more", field="values"
+            )
+        numbers = array("i", bytes(4 * count))
+        found = ffi.from_buffer("int32_t[]", numbers)
+        if (
+            not _cursor.ROUTE_OBJECTS
+            or lib.el_keys_partition(id(keys), count, self._count, found) < 0
+        ):
             numbers = [-1 if key is None else self._choose(key, 0) for key in keys]
         places: dict[int, list[int]] = {}
         for place, number in enumerate(numbers):

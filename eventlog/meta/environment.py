@@ -46,7 +46,9 @@ class _Opened(NamedTuple):
 class _Shared:
     """One open path; shared by the handles of this process."""
 
-    def __init__(self, path: Path, environment: Any, moved: list[Path], *, is_temporary: bool) -> None:
+    def __init__(
+        self, path: Path, environment: Any, moved: list[Path], *, is_temporary: bool
+    ) -> None:
         self.path = path
         self.opened = _Opened(environment, 0, {})
         self.moved_aside = moved

@@ -110,7 +110,9 @@ def open_lmdb(path: Path, *, readonly: bool = False, lock: bool = True, sync: bo
             )
         except (lmdb.Error, OSError, OverflowError) as error:
             code = abs(getattr(error, "code", 0) or getattr(error, "errno", 0) or 0)
-            if code not in _NO_ADDRESSES and not isinstance(error, OverflowError | lmdb.MemoryError):
+            if code not in _NO_ADDRESSES and not isinstance(
+                error, OverflowError | lmdb.MemoryError
+            ):
                 raise
             failed = error
     assert failed is not None
@@ -137,7 +139,7 @@ def make(path: Path) -> None:
             finally:
                 os.close(fd)
         seal.sync_directory(aside)
-        os.rename(aside, path)
+        aside.rename(path)
         seal.sync_directory(path.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -150,7 +152,7 @@ def reserve_lock(path: Path) -> None:
     (Closing any descriptor of the file would drop the locks that LMDB holds on it.)
     """
     try:
-        if os.stat(path / LOCK_FILE).st_blocks * 512 >= LOCK_SIZE_BYTES:
+        if (path / LOCK_FILE).stat().st_blocks * 512 >= LOCK_SIZE_BYTES:
             return
     except FileNotFoundError:
         pass
@@ -169,7 +171,7 @@ def move_aside(path: Path) -> Path:
     number = 1
     while (target := path.with_name(f"{path.name}{BROKEN_SUFFIX}{number}")).exists():
         number += 1
-    os.rename(path, target)
+    path.rename(target)
     seal.sync_directory(path.parent)
     return target
 
@@ -219,7 +221,7 @@ def _open_both_ways(path: Path) -> Any:
 def _check_size(environment: Any, path: Path) -> None:
     """LMDB maps what the meta page promises: a shorter file would be a SIGBUS."""
     pages = environment.info()["last_pgno"] + 1
-    if os.path.getsize(path / DATA_FILE) < pages * environment.stat()["psize"]:
+    if (path / DATA_FILE).stat().st_size < pages * environment.stat()["psize"]:
         environment.close()
         raise lmdb.CorruptedError("the file is shorter than its meta page says")
 

@@ -34,7 +34,7 @@ def sync_directory(path: Path) -> None:
 
 
 def _state_of(data_path: Path) -> tuple[int, int]:
-    with open(data_path, "rb") as file:
+    with data_path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             return 0, 0
@@ -47,18 +47,18 @@ def write(directory: Path, data_path: Path) -> None:
     size, crc = _state_of(data_path)
     line = f"{_HEAD} {size} {crc:08x}"
     aside = directory / f"{SEAL_FILE}.tmp"
-    with open(aside, "w", encoding="ascii") as file:
+    with aside.open("w", encoding="ascii") as file:
         file.write(f"{line} {checksum(line.encode()):08x}\n")
         file.flush()
         os.fsync(file.fileno())
-    os.rename(aside, directory / SEAL_FILE)
+    aside.rename(directory / SEAL_FILE)
     sync_directory(directory)
 
 
 def remove(directory: Path) -> None:
     """Take the seal away before the first write. Raises OSError."""
     try:
-        os.unlink(directory / SEAL_FILE)
+        (directory / SEAL_FILE).unlink()
     except FileNotFoundError:
         return
     sync_directory(directory)
@@ -83,13 +83,13 @@ def is_sound(directory: Path, data_path: Path, *, is_writer: bool) -> bool:
     Without a seal a writer walks small files page by page; a reader cannot, for a writer may be at
     work on them. Raises OSError.
     """
-    if os.path.getsize(data_path) == 0:
+    if data_path.stat().st_size == 0:
         return False
     sealed = _read(directory)
     if sealed is not None:
         # Gone by now: a writer opened it, and what was read may have been half of a change.
         return _state_of(data_path) == sealed or _read(directory) != sealed
-    if is_writer and os.path.getsize(data_path) <= UNSEALED_SIZE_BYTES_MAX:
+    if is_writer and data_path.stat().st_size <= UNSEALED_SIZE_BYTES_MAX:
         return _walk(directory)
     return True
 

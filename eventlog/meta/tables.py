@@ -72,9 +72,11 @@ class BytesTable(Table[bytes]):
     """Bytes behind a CRC over key and value: LMDB itself would not notice a changed byte."""
 
     def encode(self, key: bytes, value: bytes) -> bytes:
+        """The value and its checksum."""
         return value + zlib.crc32(value, zlib.crc32(key)).to_bytes(_CRC_SIZE, "little")
 
     def decode(self, key: bytes, data: bytes) -> bytes:
+        """The value, if the checksum fits."""
         value = data[:-_CRC_SIZE]
         if zlib.crc32(value, zlib.crc32(key)).to_bytes(_CRC_SIZE, "little") != data[-_CRC_SIZE:]:
             raise _bad_row(self.name, key, "its checksum does not fit")
@@ -84,16 +86,18 @@ class BytesTable(Table[bytes]):
 class StructTable(Table[Value]):
     """msgspec Structs (or other types that msgspec knows) as msgpack, behind a CRC."""
 
-    def __init__(self, name: str, type: type[Value]) -> None:
+    def __init__(self, name: str, kind: type[Value]) -> None:
         super().__init__(name)
         self._rows = BytesTable(name)
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decoder = msgspec.msgpack.Decoder(type)
+        self._decoder = msgspec.msgpack.Decoder(kind)
 
     def encode(self, key: bytes, value: Value) -> bytes:
+        """The value as msgpack, and a checksum."""
         return self._rows.encode(key, self._encode(value))
 
     def decode(self, key: bytes, data: bytes) -> Value:
+        """The value, if the checksum and the type fit."""
         try:
             return self._decoder.decode(self._rows.decode(key, data))
         except msgspec.MsgspecError as error:

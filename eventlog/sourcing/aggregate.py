@@ -22,7 +22,9 @@ def fold(
     initial: State,
     evolve: Callable[[State, RecordedEvent], State],
 ) -> State: ...
-def fold(events: Iterable[RecordedEvent], initial: Any, evolve: Callable[[Any, RecordedEvent], Any]) -> Any:
+def fold(
+    events: Iterable[RecordedEvent], initial: Any, evolve: Callable[[Any, RecordedEvent], Any]
+) -> Any:
     """``evolve(state, event)`` over the events; returns the last state.
 
     ``initial`` is the state before the first event, or something that makes it when called (a class, a

@@ -81,10 +81,8 @@ class JsonCodec:
     @overload
     def register(self, cls: Class, type: str | None = None) -> Class: ...
     @overload
-    def register(
-        self, cls: None = None, type: str | None = None
-    ) -> Callable[[Class], Class]: ...
-    def register(self, cls: Any = None, type: str | None = None) -> Any:
+    def register(self, cls: None = None, type: str | None = None) -> Callable[[Class], Class]: ...
+    def register(self, cls: Any = None, type: str | None = None) -> Any:  # noqa: A002
         """Register a msgspec Struct or a dataclass under a stable name (None: the class's own name).
 
         Works as a call and as a decorator, ``@codec.register`` or ``@codec.register(type="...")``.
@@ -145,4 +143,3 @@ class JsonCodec:
             hint="Register one with codec.register, or make the codec with unknown='builtins'",
             event_type=event_type,
         )
-

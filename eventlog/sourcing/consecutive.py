@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from functools import lru_cache
 
 _BLOCK = 256
+_RAMP = array("q", range(4096))
 
 
 @lru_cache(maxsize=2 * _BLOCK)
@@ -32,3 +35,13 @@ def consecutive(first: int, count: int, size_bytes: int) -> bytes:
 def _block(first: int, count: int, size_bytes: int) -> bytes:
     ones, steps = _steps(count, size_bytes)
     return (first * ones + steps).to_bytes(size_bytes * count, "big")
+
+
+def ascending(first: int, count: int) -> array[int]:
+    """``first``, ``first + 1``, ...: ``count`` numbers as ``array("q")``."""
+    if first >= 0 and first + count <= len(_RAMP):
+        return _RAMP[first : first + count]
+    numbers = array("q", consecutive(first, count, 8))
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers

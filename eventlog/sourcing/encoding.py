@@ -98,16 +98,20 @@ class EventEncoder:
             InvalidNameError: a type that cannot be one.
         """
         wrapped = [item if item.__class__ is Event else self._event_of(item) for item in events]
-        if not [item for item in wrapped if (
-            item.id is not None
-            or item.metadata is not None
-            or item.tags != ()
-            or item.schema_version != 1
-            or item.correlation_id is not None
-            or item.causation_id is not None
-            or item.content_type is not None
-            or item.time_ms is not None
-        )]:
+        if not [
+            item
+            for item in wrapped
+            if (
+                item.id is not None
+                or item.metadata is not None
+                or item.tags != ()
+                or item.schema_version != 1
+                or item.correlation_id is not None
+                or item.causation_id is not None
+                or item.content_type is not None
+                or item.time_ms is not None
+            )
+        ]:
             return self._encode_plain(wrapped)
         values, headers = [], []
         for item in wrapped:
@@ -127,15 +131,19 @@ class EventEncoder:
         datas, names = [event.data for event in events], [event.type for event in events]
         has_type = self.codec.has_type
         if set(map(type, datas)) == {bytes} and None not in names:
-            kinds = {name: self.plain_headers(name, is_opaque=not has_type(name)) for name in set(names)}
+            kinds = {
+                name: self.plain_headers(name, is_opaque=not has_type(name))
+                for name in set(names)
+                if name is not None
+            }
             if len(kinds) == 1:
-                return EncodedEvents(tuple(datas), kinds[names[0]])
-            return EncodedEvents(tuple(datas), tuple(map(kinds.__getitem__, names)))
+                (headers,) = kinds.values()
+                return EncodedEvents(tuple(datas), headers)
+            return EncodedEvents(tuple(datas), tuple(kinds[name] for name in names if name))
         encoded = list(map(self._encode, events))
-        headers = tuple(self.plain_headers(name, is_opaque=flag) for _, name, flag in encoded)
+        each = tuple(self.plain_headers(name, is_opaque=flag) for _, name, flag in encoded)
         return EncodedEvents(
-            tuple(value for value, _, _ in encoded),
-            headers[0] if len(set(headers)) == 1 else headers,
+            tuple(value for value, _, _ in encoded), each[0] if len(set(each)) == 1 else each
         )
 
     def _event_of(self, item: object) -> Event:
@@ -165,7 +173,13 @@ class EventEncoder:
             return self.codec.encode(data), name, False
         except EventLogError:
             raise
-        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            msgspec.MsgspecError,
+        ) as error:
             raise InvalidRecordError(
                 f"data of type {name!r} cannot be encoded: {error}",
                 hint="Use values that the codec knows, or encode the data to bytes yourself",
@@ -174,25 +188,22 @@ class EventEncoder:
 
     def _headers_of(self, event: Event, name: str, *, is_opaque: bool) -> bytes:
         content_type = event.content_type
-        if content_type is not None and not isinstance(content_type, str):
-            raise _wrong("content_type", content_type, "a str or None")
-        if content_type == self.codec.content_type:
-            content_type = None
-        headers = _first_headers(type_name(name), content_type, is_opaque=is_opaque)
+        headers = _first_headers(
+            type_name(name),
+            None if content_type == self.codec.content_type else content_type,
+            is_opaque=is_opaque,
+        )
         if event.schema_version != 1:
             headers.append((_event.HEADER_SCHEMA_VERSION, _number(event.schema_version)))
         if event.tags != ():
             headers += [(_event.HEADER_TAG, tag) for tag in _tags(event.tags)]
         if event.metadata is not None:
             headers.append((_event.HEADER_METADATA, _metadata(event.metadata)))
-        for header, field in (
-            (_event.HEADER_CORRELATION, "correlation_id"), (_event.HEADER_CAUSATION, "causation_id")
-        ):
-            value = getattr(event, field)
-            if value is not None:
-                if not isinstance(value, str | uuid.UUID):
-                    raise _wrong(field, value, "a str or None")
-                headers.append((header, str(value).encode()))
+        if event.correlation_id is not None:
+            data = _text("correlation_id", event.correlation_id)
+            headers.append((_event.HEADER_CORRELATION, data))
+        if event.causation_id is not None:
+            headers.append((_event.HEADER_CAUSATION, _text("causation_id", event.causation_id)))
         return encode_headers(headers)
 
 
@@ -201,7 +212,7 @@ def _first_headers(name: str, content_type: str | None, *, is_opaque: bool) -> _
     if is_opaque:
         headers.append((_event.HEADER_CONTENT_TYPE, None))
     elif content_type is not None:
-        headers.append((_event.HEADER_CONTENT_TYPE, content_type.encode()))
+        headers.append((_event.HEADER_CONTENT_TYPE, _text("content_type", content_type)))
     return headers
 
 
@@ -223,10 +234,19 @@ def _number(value: object) -> bytes:
     return value.to_bytes(8, "big")
 
 
+def _text(field: str, value: object) -> bytes:
+    if isinstance(value, str | uuid.UUID):
+        try:
+            return str(value).encode()
+        except UnicodeEncodeError:
+            pass
+    raise _wrong(field, value, "text that UTF-8 can encode")
+
+
 def _tags(tags: Sequence[str]) -> list[bytes]:
-    if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
+    if isinstance(tags, str | bytes) or not isinstance(tags, Iterable):
         raise _wrong("tags", tags, "a sequence of str")
-    return [tag.encode() for tag in tags]
+    return [_text("tags", tag) for tag in tags]
 
 
 def _metadata(metadata: Mapping[str, Any]) -> bytes:
@@ -237,10 +257,10 @@ def _metadata(metadata: Mapping[str, Any]) -> bytes:
     return data
 
 
-def _id_bytes(id: object) -> bytes:
-    if not isinstance(id, uuid.UUID):
-        raise _wrong("id", id, "a uuid.UUID, or None to have one made")
-    return id.bytes
+def _id_bytes(event_id: object) -> bytes:
+    if not isinstance(event_id, uuid.UUID):
+        raise _wrong("id", event_id, "a uuid.UUID, or None to have one made")
+    return event_id.bytes
 
 
 def _time(time_ms: object) -> int:

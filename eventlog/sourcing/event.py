@@ -241,8 +241,8 @@ class RecordedEvent(_Slots):
     def id(self) -> uuid.UUID:
         """The event's UUID; all zeros where another client wrote none."""
         data = self[6]
-        id = data[-16:] if _known(data) is not None else envelope_of(data).id
-        return uuid.UUID(bytes=id) if id else _NO_ID
+        found = data[-16:] if _known(data) is not None else envelope_of(data).id
+        return uuid.UUID(bytes=found) if found else _NO_ID
 
     @property
     def schema_version(self) -> int:

@@ -9,7 +9,6 @@ if that fails the partition is poisoned for both.
 from __future__ import annotations
 
 import struct
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from enum import Enum
@@ -31,7 +30,7 @@ from eventlog.meta import Environment
 from eventlog.settings import check_durability
 from eventlog.sourcing import postings
 from eventlog.sourcing.codec import Codec
-from eventlog.sourcing.consecutive import consecutive
+from eventlog.sourcing.consecutive import ascending
 from eventlog.sourcing.encoding import EncodedEvents
 from eventlog.sourcing.event import (
     HEADER_ID,
@@ -48,8 +47,6 @@ VERSION_END = 1 << 62
 _VERSION_NAME, _ID_NAME = HEADER_VERSION.encode(), HEADER_ID.encode()
 _LARGE_RUN_COUNT = 256  # a run as long is read in order
 _PLAIN_TAIL = struct.Struct(">Q3sQQ")
-_RAMP = array("q", range(1, 4097))
-_IS_LITTLE_ENDIAN = sys.byteorder == "little"
 
 
 class ExpectedVersion(Enum):
@@ -120,16 +117,6 @@ def check_version(stream: str, expected: ExpectedVersion | int, actual: int) -> 
         )
     elif expected != actual:
         raise WrongExpectedVersion(stream, expected, actual)
-
-
-def _versions(after: int, count: int) -> array[int]:
-    """The versions of ``count`` events of a stream that is at ``after``."""
-    if after + count <= len(_RAMP):
-        return _RAMP[after : after + count]
-    versions = array("q", consecutive(after + 1, count, 8))
-    if _IS_LITTLE_ENDIAN:
-        versions.byteswap()
-    return versions
 
 
 class EventPartition:
@@ -225,8 +212,9 @@ class EventPartition:
             offset = index.end_offset
             if filled:
                 try:
-                    offset = self._write([appends[i] for i in filled], [befores[i] for i in filled],
-                                         now_ms, how)
+                    offset = self._write(
+                        [appends[i] for i in filled], [befores[i] for i in filled], now_ms, how
+                    )
                 except EventLogError:
                     raise
                 except BaseException:
@@ -243,14 +231,12 @@ class EventPartition:
             offset += count
         return receipts
 
-    def _write(
-        self, appends: list[StreamEvents], befores: list[int], now_ms: int, how: str
-    ) -> int:
+    def _write(self, appends: list[StreamEvents], befores: list[int], now_ms: int, how: str) -> int:
         """Write the batch and tell the index; returns the first offset. Under the index's lock."""
         keys: bytes | tuple[bytes, ...]
         if len(appends) == 1:
             _, keys, events, _ = appends[0]
-            numbers = _versions(befores[0], len(events.values))
+            numbers = ascending(befores[0] + 1, len(events.values))
         else:
             keys, events, numbers = _joined(appends, befores)
         values, headers, ids, times = events
@@ -280,7 +266,8 @@ class EventPartition:
     def _durability(self, durability: str | None) -> tuple[str, bool]:
         """How to write, and whether to wait for the disk afterwards."""
         wanted = (
-            self.partition.settings.durability if durability is None
+            self.partition.settings.durability
+            if durability is None
             else check_durability(durability)
         )
         return ("os", True) if wanted == "sync" else (wanted, False)
@@ -337,8 +324,11 @@ class EventPartition:
             pieces = range(0, count, CHUNK_COUNT)
             for at in reversed(pieces) if backwards else pieces:
                 piece = Runs(
-                    array("q", (version + at,)), array("q", (offset + at,)), array("q", (UNKNOWN,)),
-                    array("i", (UNKNOWN,)), array("i", (min(CHUNK_COUNT, count - at),)),
+                    array("q", (version + at,)),
+                    array("q", (offset + at,)),
+                    array("q", (UNKNOWN,)),
+                    array("i", (UNKNOWN,)),
+                    array("i", (min(CHUNK_COUNT, count - at),)),
                 )
                 yield self._read_group(piece, backwards=backwards)
 
@@ -421,7 +411,7 @@ def _joined(
         values += events.values
         keys += [key] * count
         headers += [events.headers] * count if isinstance(events.headers, bytes) else events.headers
-        numbers += _versions(before, count)
+        numbers += ascending(before + 1, count)
         ids += [None] * count if events.ids is None else events.ids
         times += [None] * count if events.times_ms is None else events.times_ms
     together = EncodedEvents(
@@ -434,7 +424,7 @@ def _joined(
 
 
 def _ids_filled(ids: list[bytes | None], made: bytes) -> bytes:
-    return b"".join(made[16 * i : 16 * i + 16] if id is None else id for i, id in enumerate(ids))
+    return b"".join(made[16 * i : 16 * i + 16] if own is None else own for i, own in enumerate(ids))
 
 
 def _groups(runs: Runs) -> list[Runs]:

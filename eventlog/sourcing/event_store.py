@@ -169,12 +169,14 @@ class EventStore:
             if plain is not None:
                 return partition.append_one(stream, key, *plain, expected_version, durability)
         encoded = self._encoder.encode(self._sequence(events))
-        return partition.append([StreamEvents(stream, key, encoded, expected_version)], durability)[0]
+        return partition.append([StreamEvents(stream, key, encoded, expected_version)], durability)[
+            0
+        ]
 
     def append_raw(
         self,
         stream: str,
-        type: str,
+        type: str,  # noqa: A002
         values: Sequence[bytes],
         *,
         expected_version: ExpectedVersion | int = ANY,
@@ -210,7 +212,9 @@ class EventStore:
             )
         encoded = EncodedEvents(tuple(values), headers, None, times)
         partition = self._only or self._partition_of(key)
-        return partition.append([StreamEvents(stream, key, encoded, expected_version)], durability)[0]
+        return partition.append([StreamEvents(stream, key, encoded, expected_version)], durability)[
+            0
+        ]
 
     def append_many(
         self,
@@ -240,7 +244,10 @@ class EventStore:
         for stream, events, expected in appends:
             encoded.append(
                 StreamEvents(
-                    stream, stream_key(stream), self._encoder.encode(self._sequence(events)), expected
+                    stream,
+                    stream_key(stream),
+                    self._encoder.encode(self._sequence(events)),
+                    expected,
                 )
             )
         if not encoded:
@@ -272,13 +279,15 @@ class EventStore:
         return list(events)
 
     def _partition_of(self, key: bytes) -> EventPartition:
+        partitions = self._open_partitions()
+        if len(partitions) == 1:
+            return partitions[0]
+        return partitions[(int(lib.el_murmur2(key, len(key))) & 0x7FFFFFFF) % len(partitions)]
+
+    def _open_partitions(self) -> list[EventPartition]:
         if self._is_closed:
             raise ClosedError("the event store is closed", hint="Open the store again")
-        if self._only is not None:
-            return self._only
-        return self._partitions[
-            (int(lib.el_murmur2(key, len(key))) & 0x7FFFFFFF) % len(self._partitions)
-        ]
+        return self._partitions
 
     # -- read -----------------------------------------------------------------------------------
 
@@ -319,7 +328,12 @@ class EventStore:
         return iter(()) if first is None else chain(first, chain.from_iterable(chunks))
 
     def read_all(
-        self, *, start: int = 0, end: int | None = None, limit: int | None = None, partition: int = 0
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        limit: int | None = None,
+        partition: int = 0,
     ) -> Iterator[RecordedEvent]:
         """All events of a partition in their order.
 
@@ -334,10 +348,9 @@ class EventStore:
             PartitionMismatchError: there is no such partition.
             CorruptionError: a batch is damaged; the events before it came.
         """
-        self.topic.partition(partition)
-        chunks = self._partitions[partition].read_all(
-            start, end, VERSION_END if limit is None else limit
-        )
+        partitions = self._open_partitions()
+        self.topic.partition(partition)  # refuses what is no number of one
+        chunks = partitions[partition].read_all(start, end, VERSION_END if limit is None else limit)
         return chain.from_iterable(chunks)
 
     def stream_version(self, stream: str) -> int:
@@ -350,7 +363,9 @@ class EventStore:
 
     def streams(self, prefix: str = "") -> Iterator[str]:
         """The ids of the streams that begin with the prefix, in the order of their UTF-8 bytes."""
-        indexes = [partition.index.streams(prefix.encode()) for partition in self._partitions]
+        indexes = [
+            partition.index.streams(prefix.encode()) for partition in self._open_partitions()
+        ]
         if len(indexes) == 1:
             return map(bytes.decode, indexes[0])
         return map(bytes.decode, sorted(chain.from_iterable(indexes)))
@@ -407,7 +422,7 @@ class EventStore:
         Much faster than :meth:`fold` stream by stream; holds all states in memory. Streams come in the
         order in which they began, partition by partition.
         """
-        for partition in self._partitions:
+        for partition in self._open_partitions():
             yield from aggregate.fold_streams(
                 partition.read_all(0, None, VERSION_END), prefix.encode(), initial, evolve
             )
@@ -427,13 +442,13 @@ class EventStore:
         Raises:
             StorageFullError, StorageError: not written; the index goes on in memory.
         """
-        for partition in self._partitions:
+        for partition in self._open_partitions():
             with partition.index.lock:
                 partition.index.checkpoint()
 
     def rebuild_index(self) -> None:
         """Throw the stream indexes away and fold them from the whole log."""
-        for partition in self._partitions:
+        for partition in self._open_partitions():
             with partition.index.lock:
                 partition.index.clear()
                 partition.index.checkpoint()
@@ -444,7 +459,7 @@ class EventStore:
         Needs room in the temporary directory for a second index.
         """
         differences: list[str] = []
-        for partition in self._partitions:
+        for partition in self._open_partitions():
             with Environment.temporary() as environment:
                 other = StreamIndex(partition.partition, self.topic.topic_id, environment)
                 with other.lock:

@@ -39,6 +39,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
     @property
     def is_readable(self) -> bool:
+        """Whether the rows beside it mean what this version reads."""
         return self.format_version == FORMAT_VERSION and self.byte_order == sys.byteorder
 
 
@@ -106,18 +107,23 @@ class IndexTable:
             self._check(transaction)
             return self._rows.get(transaction, key + _END) or b""
 
-    def chunk_with(self, key: bytes, version: int) -> bytes:
-        """The chunk that holds the version, or the next one after it; empty where there is none."""
+    def find(self, key: bytes, version: int) -> tuple[bytes, bytes]:
+        """(chunk, head): postings of a stream from the version on; both empty where there are none.
+
+        The chunk is the one that holds the version, or the next one; empty if the head begins there.
+        """
         prefix = key + _END
-        bound = prefix + (version + 1).to_bytes(8, "big")
         with self._read() as transaction:
             self._check(transaction)
+            head = self._rows.get(transaction, prefix) or b""
+            if not head or postings.first_version(head) <= version:
+                return b"", head
+            bound = prefix + (version + 1).to_bytes(8, "big")
             chunk = self._chunk_below(transaction, prefix, bound)
-            if chunk and postings.last_version(chunk) >= version:
-                return chunk
-            for _, data in self._rows.items(transaction, prefix=prefix, start=bound):
-                return data
-        return b""
+            if not chunk or postings.last_version(chunk) < version:
+                rows = self._rows.items(transaction, prefix=prefix, start=bound)
+                _, chunk = next(rows, (b"", b""))
+        return chunk, head
 
     def chunk_before(self, key: bytes, version: int) -> bytes:
         """The last chunk that begins below the version; empty where there is none."""

@@ -59,7 +59,12 @@ def last_version(data: bytes | bytearray) -> int:
 
 
 def extend(
-    data: bytearray, version: int, offset: int, batch_position: int, count: int, record_position: int
+    data: bytearray,
+    version: int,
+    offset: int,
+    batch_position: int,
+    count: int,
+    record_position: int,
 ) -> bool:
     """Add a run; True where it became a posting of its own, False where it goes on with the last."""
     # The first record of a segment never goes on with a run that lies in the segment before.

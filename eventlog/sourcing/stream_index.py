@@ -21,6 +21,7 @@ import logging
 import threading
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from typing import TypeVar
 from uuid import UUID
@@ -30,6 +31,7 @@ from eventlog.errors import CorruptionError, EventLogError
 from eventlog.log.partition import Partition
 from eventlog.meta import Environment
 from eventlog.sourcing import postings
+from eventlog.sourcing.consecutive import ascending
 from eventlog.sourcing.event import HEADER_VERSION
 from eventlog.sourcing.index_table import Checkpoint, IndexTable, StaleIndexError
 from eventlog.sourcing.postings import FIRST_RECORD_POSITION
@@ -244,17 +246,24 @@ class StreamIndex:
             version = numbers[start]
             if (
                 version == entry.folded + 1
-                and numbers[end - 1] - version == offsets[end - 1] - offsets[start] == count - 1
+                and offsets[end - 1] - offsets[start] == count - 1
+                and (count == 1 or numbers[start:end] == ascending(version, count))
             ):
                 self.room -= postings.extend(
-                    entry.runs, version, offsets[start], batch_positions[start], count,
+                    entry.runs,
+                    version,
+                    offsets[start],
+                    batch_positions[start],
+                    count,
                     record_positions[start],
                 )
                 entry.folded += count
                 self.room -= count // EVENTS_PER_RUN
             else:
                 for i in range(start, end):
-                    self._fold_odd(entry, numbers[i], offsets[i], batch_positions[i], record_positions[i])
+                    self._fold_odd(
+                        entry, numbers[i], offsets[i], batch_positions[i], record_positions[i]
+                    )
             if entry.version < entry.folded:
                 entry.version = entry.folded
         self._folded_offset = offsets[-1] + 1
@@ -366,14 +375,14 @@ class StreamIndex:
             return part, not part or postings.first_version(part) <= start
         if not tail or postings.first_version(tail) > start:
             for layer in self._layers:
-                head = layer.head(key)
+                chunk, head = layer.find(key, start)
                 if not head or postings.last_version(head) < start:
                     continue
-                if postings.first_version(head) > start and (chunk := layer.chunk_with(key, start)):
+                if chunk and postings.last_version(chunk) + 1 < postings.first_version(head):
                     return postings.between(chunk, start, end), False
                 if layer is not self._layers[-1]:
-                    return postings.between(head, start, end), False
-                tail = head + tail
+                    return postings.between(chunk + head, start, end), False
+                tail = chunk + head + tail
         return postings.between(tail, start, end), True
 
     def _postings_from_the_end(self, key: bytes, start: int, end: int, tail: bytes) -> bytes:
@@ -401,14 +410,12 @@ class StreamIndex:
             last = key
 
     def _stored_streams(self, prefix: bytes) -> Iterator[bytes]:
-        start = prefix
-        while True:
+        start, is_last = prefix, False
+        while not is_last:
             with self.lock:
-                keys, is_last = self._guarded(lambda: self._page(prefix, start))
+                keys, is_last = self._guarded(partial(self._page, prefix, start))
             yield from keys
-            if is_last:
-                return
-            start = keys[-1] + b"\x01"
+            start = keys[-1] + b"\x01" if keys else b""
 
     def _page(self, prefix: bytes, start: bytes) -> tuple[list[bytes], bool]:
         """Ids of all layers from ``start`` on, as far as each of them told; and whether that is all."""
@@ -468,6 +475,7 @@ class StreamIndex:
 
     def clear(self) -> None:
         """Throw the index away and fold the whole log again."""
+
         def fold_anew() -> None:
             self._forget_rows()
             self._load()

@@ -37,13 +37,13 @@ def check_told(told: str, *phrases: str) -> None:
 
 def test_in_a_repository(repository: Path, run: Any) -> None:
     told = run("demo", cwd=repository).stdout.decode()
-    check_told(told, "the git history of repository: 89 events", "29 files alive", "12,000 orders")
+    check_told(told, "the git history of repository: 89 events", "29 files alive", "8,000 orders")
 
 
 def test_outside_of_one_and_kept(tmp_path: Path, run: Any) -> None:
     store = tmp_path / "kept"
     told = run("demo", "--generated", "--keep", store, cwd=tmp_path).stdout.decode()
-    check_told(told, "a generated shop of 12,000 orders", "orders alive", "eventlog stats")
+    check_told(told, "a generated shop of 8,000 orders", "orders alive", "eventlog stats")
     assert b"all is well" in run("verify", store).stdout
     assert b"is not empty" in run("demo", "--keep", store, cwd=tmp_path, code=2).stderr
 

@@ -193,7 +193,7 @@ def test_killed_at_a_random_moment_and_run_again(
 
 def test_replay_of_all_and_of_one(tmp_path: Path, invoke: Any) -> None:
     path = tmp_path / "f"
-    lines = [
+    lines: list[tuple[str, str, dict[str, Any]]] = [
         ("b", "changed", {"v": "two\ttabs\\"}), ("a", "changed", {"v": 1.50}), ("a", "noted", {"w": 0}),
         ("c", "gone", {}), ("d", "changed", {"v": "x"}), ("d", "gone", {"v": "y"}),
         ("é", "changed", {"v": {"k": [1]}}), ("e", "noted", {}), ("d", "changed", {"w": 2}),

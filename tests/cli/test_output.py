@@ -34,7 +34,8 @@ def test_numbers() -> None:
     ]  # fmt: skip
     assert rate(500, 0.5) == "1,000/s"
     assert rate(1, 0) == "0/s"
-    assert [duration(s) for s in (0.000048, 0.0032, 1.25, 125)] == [
+    assert [duration(s) for s in (0.00000226, 0.000048, 0.0032, 1.25, 125)] == [
+        "2.3 us",
         "48 us", "3.2 ms", "1.25 s", "2 min 5 s",
     ]  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_each_flipped_byte_of_an_index_is_found(store: Path, suffix: str, partit
     path = segments(store, partition)[0].with_suffix(suffix)
     size = path.stat().st_size
     assert size > 0
-    for position in range(0, size, 5):
+    for position in range(0, size, 11):
         flip(path, position)
         assert ("index", path.name) in problems_of(store), position
         flip(path, position)

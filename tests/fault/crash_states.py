@@ -10,7 +10,7 @@ The model is the weakest file system that we know to be real (docs/GUARANTEES.md
 - Names (create, rename, unlink, mkdir) are kept when their directory was fsynced. Of the others in a
   directory those up to some moment are kept, and directories are independent of each other. An fsync
   of a file says nothing about its name.
-- After a failed fsync its bytes may never reach the disk, whatever later ones return.
+- After a failed fsync the bytes that it covered may never reach the disk, whatever later ones return.
 
 Files that are written past the traced layer (LMDB) are not known here: see ``materialise``.
 """
@@ -85,7 +85,8 @@ class _File:
     def sync(self, os_errno: int) -> None:
         for change in self.changes:
             if os_errno:
-                change.is_doomed |= not change.is_certain
+                is_write = change.operation.kind is Kind.PWRITE
+                change.is_doomed |= is_write and not change.is_certain
             else:
                 change.is_certain |= not change.is_doomed
         while self.changes and self.changes[0].is_certain:
@@ -162,15 +163,22 @@ class Disk:
         nothing is are likely in life, and those that a fair coin for each write hardly ever gives.
         """
         mood = random.choice((0.0, 0.1, 0.5, 0.9, 1.0))
-        kept: list[_Naming] = []
-        stopped: set[int] = set()  # ids of directories in which nothing more is kept
         certain = _certain_with_forerunners(self._namings)
+        pending: dict[int, int] = {}  # by directory
         for naming, is_certain in zip(self._namings, certain, strict=True):
-            ids = {id(directory) for directory in naming.directories}
-            if is_certain or (not ids & stopped and random.random() < max(mood, 0.02)):
+            for directory in () if is_certain else naming.directories:
+                pending[id(directory)] = pending.get(id(directory), 0) + 1
+        left = {
+            key: round(mood) * count if mood in (0.0, 1.0) else random.randint(0, count)
+            for key, count in pending.items()
+        }
+        kept: list[_Naming] = []
+        for naming, is_certain in zip(self._namings, certain, strict=True):
+            keys = [id(directory) for directory in naming.directories]
+            if is_certain or all(left[key] > 0 for key in keys):
                 kept.append(naming)
-            else:
-                stopped |= ids
+            for key in () if is_certain else keys:
+                left[key] = left[key] - 1 if kept and naming is kept[-1] else 0
         return self._state(kept, lambda file: _some(file, random, mood))
 
     def _place(self, path: str) -> tuple[_Directory, str]:

@@ -40,6 +40,7 @@ PLACES = {
     "short": TRANSFERS,
     "short_full": {Kind.PWRITE},
 }
+WHERE = {errno.EINTR: INTERRUPTIBLE, errno.EMFILE: {Kind.OPEN}}
 
 
 class FaultRuns:
@@ -47,6 +48,7 @@ class FaultRuns:
 
     def __init__(self, faults: fault_layer.Faults, directory: Path) -> None:
         import workload  # only now: eventlog must find the faulty core
+
         from eventlog.errors import PoisonedError
 
         self.poisoned_error = PoisonedError
@@ -62,7 +64,7 @@ class FaultRuns:
         kind, value_name, *rest = plan.split(":")
         value = getattr(errno, value_name, None)
         value = int(value_name) if value is None else value
-        places = INTERRUPTIBLE if value == errno.EINTR else PLACES.get(kind, set(Kind))
+        places = WHERE.get(value) or PLACES.get(kind, set(Kind))
         for number, place in enumerate(self.kinds):
             if place not in places:
                 continue
@@ -82,7 +84,8 @@ class FaultRuns:
         root.mkdir()
         self.faults.reset()
         history = self.w.run(root)
-        assert not history.failures and all(a.is_acknowledged for a in history.attempts)
+        assert not history.failures
+        assert all(a.is_acknowledged for a in history.attempts)
         return self.faults.kinds()
 
     def summary(self) -> str:
@@ -108,11 +111,11 @@ class FaultRuns:
         fired, hit = self.faults.fired, self.faults.kinds()[number:]
         self.faults.lift()
         self.counts["runs"] += 1
-        self.counts["fired"] += fired > 0 or is_lifted and bool(history.failures)
+        self.counts["fired"] += fired > 0 or (is_lifted and bool(history.failures))
         errors = [*history.failures, *(a.error for a in history.attempts if a.error)]
         self.counts["raised"] += bool(errors)
         for error in errors:
-            assert str(error) and error.errno, f"no errno: {error!r}"
+            assert getattr(error, "errno", 0), f"no errno: {error!r}"
         if (kind == "short" or value == errno.EINTR) and hit and hit[0] in INTERRUPTIBLE:
             assert not errors, f"not carried on with: {errors}"
         self.check_goes_on(history, kind, is_lifted=is_lifted)

@@ -50,7 +50,8 @@ def install(path: str) -> Faults:
     """Load the test build and let eventlog find it instead of the real core."""
     assert CORE not in sys.modules, "eventlog was imported before the faulty core"
     specification = importlib.util.spec_from_file_location("_eventlog_fault", path)
-    assert specification and specification.loader
+    assert specification
+    assert specification.loader
     core = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(core)
     sys.modules[CORE] = core

@@ -148,17 +148,16 @@ def run_faults(faults: fault_layer.Faults, name: str, case: Case, root: Path) ->
             shutil.rmtree(root)
             runs += 1
             assert state["keep"] == OLD, told
-            if (
-                kind == "short"
-                or value == errno.EINTR
-                and kinds[number : number + 1] != [Kind.RENAME]
+            if kind == "short" or (
+                value == errno.EINTR and kinds[number : number + 1] != [Kind.RENAME]
             ):
                 # carried on with, apart from the calls that POSIX does not let be interrupted
                 interruptible = fired and kinds[number] in (Kind.UNLINK, Kind.MKDIR, Kind.SIZE)
                 assert code == 0 or interruptible, f"{told}: code {code}"
             if code != 0:
-                assert code == faults.lib.EL_ERR_OS and error.os_errno, f"{told}: code {code}"
-                assert faults.ffi.string(error.path) and faults.ffi.string(error.what), told
+                assert code == faults.lib.EL_ERR_OS, f"{told}: code {code}"
+                texts = [faults.ffi.string(text) for text in (error.path, error.what)]
+                assert all((error.os_errno, *texts)), told
                 if kind == "once" and kinds[number] not in (Kind.UNLINK,):
                     assert not [path for path in state if path.endswith(".tmp")], told
             if name not in NOT_ATOMIC or code == 0:

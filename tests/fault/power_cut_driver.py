@@ -15,7 +15,7 @@ import errno
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -73,7 +73,7 @@ class PowerCuts:
         for moment in moments:
             for seed in range(seeds):
                 random = Random(f"{moment} {seed}")
-                with _told_on_failure(lambda: f"cut after {self.near(moment)}, seed {seed}"):
+                with _told_on_failure(f"cut after {self.near(moment)}, seed {seed}"):
                     state = disk.crash(random)
                     self.check(state, random, moment)
                     if moment in picked and seed == 0:
@@ -107,16 +107,14 @@ class PowerCuts:
                     disk.apply(self.trace[done])
                     done += 1
                 with _told_on_failure(
-                    lambda: f"fault at operation {number} ({near}), cut after {self.near(moment)}"
+                    f"fault at operation {number} ({near}), cut after {self.near(moment)}"
                 ):
                     self.check(disk.crash(random), random, moment)
             self.w.remove(self.live)
 
     def near(self, moment: int) -> str:
-        """The operations around a moment, for messages."""
-        return " ".join(
-            _told(operation) for operation in self.trace[max(0, moment - 3) : moment + 1]
-        )
+        """Where a moment is, for messages."""
+        return f"{moment} changes, the last {_told_all(self.trace[max(0, moment - 3) : moment])}"
 
     def boot(self, state: State, random: Random) -> Path:
         """A machine that comes up with this state on its disk."""
@@ -158,18 +156,15 @@ class PowerCuts:
         for cut in range(opened + 1):
             again = disk.crash(random)
             root = self.boot(again, random)
-            with _told_on_failure(
-                lambda: (
-                    f"cut again after {cut} operations of recovery: "
-                    + " ".join(_told(operation) for operation in trace[:cut])
-                )
+            with (
+                _told_on_failure(f"cut again after these of recovery: {_told_all(trace[:cut])}"),
+                self.w.opened(root) as log,
             ):
-                with self.w.opened(root) as log:
-                    found = self.w.contents(log)
-                    self.w.check_cut(self.history, found, moment)
-                    assert cut < opened or found == served, "what recovery had served is gone"
-                    topic = log.topic(self.w.TOPIC, **self.w.SETTINGS)
-                    assert topic.append(b"after").offset == len(found)
+                found = self.w.contents(log)
+                self.w.check_cut(self.history, found, moment)
+                assert cut < opened or found == served, "what recovery had served is gone"
+                topic = log.topic(self.w.TOPIC, **self.w.SETTINGS)
+                assert topic.append(b"after").offset == len(found)
             self.counts["recoveries"] += 1
             self.w.remove(root)
             if cut < opened:
@@ -189,12 +184,16 @@ def _told(operation: Operation) -> str:
     return f"{operation.kind.name}({operation.path}{target}@{operation.position}+{operation.size})"
 
 
+def _told_all(operations: list[Operation]) -> str:
+    return " ".join(_told(operation) for operation in operations)
+
+
 @contextlib.contextmanager
-def _told_on_failure(tell: Callable[[], str]) -> Iterator[None]:
+def _told_on_failure(place: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(tell())
+        error.add_note(place)
         raise
 
 

@@ -73,7 +73,8 @@ def test_synced_bytes_that_nobody_touched_again_are_kept(
         if operation.path == "a" and operation.kind is Kind.FTRUNCATE:
             size_min = min(size_min, operation.size)
     state = disk.crash(Random(seed))["a"]
-    assert state is not None and len(state) >= size_min
+    assert state is not None
+    assert len(state) >= size_min
     assert all(state[at] == kept[at] for at in range(size_min) if at not in touched)
 
 
@@ -140,7 +141,8 @@ def test_a_directory_that_is_lost_takes_its_files_with_it() -> None:
         sync("d"),
     ]
     seen = states(made, {})
-    assert {} in seen and {"d": None, "d/a": b"n"} in seen
+    assert {} in seen
+    assert {"d": None, "d/a": b"n"} in seen
     assert states([*made, sync(".")], {}, 50) == [{"d": None, "d/a": b"n"}] * 50
 
 

@@ -14,7 +14,7 @@ from faults import run_driver
 
 
 def test_whole_file_operations_are_old_or_new_under_every_fault(
-    fault_module: Path, tmp_path: Path
+    fault_module: Path, scratch: Path
 ) -> None:
-    runs = run_driver(fault_module, "files_driver", str(tmp_path))
+    runs = run_driver(fault_module, "files_driver", str(scratch))
     assert all(faults > 10 and cuts > 40 for faults, cuts in runs.values()), runs

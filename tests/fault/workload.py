@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import eventlog
+from eventlog.clock import ManualClock
 from eventlog.engine import EventLog
 from eventlog.errors import EventLogError, PoisonedError
 
@@ -111,7 +112,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     moment: Callable[[], int] = lambda: 0,
     on_error: Callable[[], None] = lambda: None,
-    tell: Callable[[Attempt], None] = lambda attempt: None,
+    tell: Callable[[Attempt], object] = lambda attempt: None,
 ) -> History:
     """Do the steps in a new store at ``root``.
 
@@ -125,13 +126,14 @@ def run(
     """
     history = History()
     log: EventLog | None = None
+    clock = ManualClock()  # with a real one the number of time index entries would vary
 
     def reopen() -> EventLog | None:
         if log is not None:
             close(log, history)
         history.openings.append(len(history.attempts))
         try:
-            return eventlog.open(root)
+            return eventlog.open(root, clock=clock)
         except EventLogError as error:
             history.failures.append(error)
             on_error()
@@ -146,6 +148,7 @@ def run(
             continue
         if log is None:
             continue
+        clock.advance(1)
         attempt = Attempt(step, values_of(step, count), durability, moment())
         try:
             topic = log.topic(TOPIC, **{**SETTINGS, **(settings or {})})
@@ -198,7 +201,7 @@ def contents(log: EventLog) -> list[bytes]:
     records = list(topic.read())
     assert [record.offset for record in records] == list(range(len(records))), "gap in offsets"
     assert topic.log_end_offset() == topic.high_watermark() == len(records), "end of the log"
-    return [record.value for record in records]
+    return [record.value or b"" for record in records]
 
 
 def batches_of(history: History, found: list[bytes]) -> list[int]:
@@ -228,6 +231,8 @@ def check_cut(history: History, found: list[bytes], moment: int) -> None:
     indexes = batches_of(history, found)
     lost = False
     for index, attempt in enumerate(history.attempts):
+        if index in history.openings:  # after a failed sync another beginning may have followed
+            lost = False
         is_there, has_ended = index in indexes, attempt.ended <= moment
         assert not (is_there and attempt.begun >= moment), f"append {index} from the future"
         if attempt.is_acknowledged:

@@ -121,7 +121,7 @@ def test_another_process_follows_the_writer(tmp_path: Path) -> None:
 def test_a_reader_that_was_there_first_finds_the_writer(tmp_path: Path) -> None:
     with eventlog.open(tmp_path) as log:
         log.topic("t").append(b"0")
-    (tmp_path / "run" / "t-0.control").unlink()
+    (tmp_path / "run" / "t-0").unlink()
     with eventlog.open(tmp_path, read_only=True) as reader:
         tail = reader.topic("t").tail(start=0)
         assert next(tail).value == b"0"

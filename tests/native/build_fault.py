@@ -26,7 +26,7 @@ CACHE = ROOT / "build" / f"{VARIANT}-{sys.implementation.cache_tag}{sys.abiflags
 def build() -> Path:
     """Return the path of the compiled module, compiling it first where that is needed."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as lock:
+    with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once
         module = CACHE / f"{MODULE}.so"
         if not module.exists() or module.stat().st_mtime_ns < _newest_source_ns():
@@ -49,7 +49,8 @@ def _compile(target: Path) -> None:
     specification = importlib.util.spec_from_file_location(
         "eventlog_native_build", NATIVE / "build.py"
     )
-    assert specification and specification.loader
+    assert specification
+    assert specification.loader
     native_build = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(native_build)
     builder = native_build.make(

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import eventlog
+from eventlog.sourcing import EventStore
+from sourcing_support import scratch
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
+
+
+@pytest.fixture
+def log(directory: Path) -> Iterator[eventlog.EventLog]:
+    with eventlog.open(directory / "store", durability="os") as log:
+        yield log
+
+
+@pytest.fixture
+def store(log: eventlog.EventLog) -> EventStore:
+    return log.event_store("orders")

@@ -13,9 +13,10 @@ help: ## what there is
 setup: $(STAMP) ## .venv with the package, its extras and the tools
 $(STAMP): pyproject.toml $(NATIVE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --upgrade "pip>=25.1" "setuptools>=77" wheel
+	@$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install -q --group dev
-	@$(BIN)/python -m pip install -q --no-build-isolation -e ".[cli,lz4,snappy]"
+	@$(BIN)/python -W ignore -m pip install -q --no-build-isolation -e ".[cli,lz4,snappy]" 2>$(VENV)/install.log \
+		|| { cat $(VENV)/install.log; exit 1; }
 	@touch $(STAMP)
 
 demo: $(STAMP) ## see it work: a real history in, replayed, a writer killed, nothing lost

@@ -385,6 +385,36 @@ int32_t el_cursor_gather(el_cursor *c, const int64_t *offsets, const int64_t *ba
     return result;
 }
 
+/* Look through one segment for a batch that reaches `timestamp`, as far as it can be read. *found is
+ * left alone if there is none; *next_offset comes to stand behind what was looked at. */
+static int32_t find_time_in(const el_cursor *c, const el_map *map, int64_t timestamp, int64_t limit,
+                            int64_t *next_offset, int64_t *found) {
+    int64_t readable = atomic_load(&map->readable_size);
+    int64_t position = el_map_lookup_time(map, timestamp);
+    *next_offset = map->base_offset;
+    for (int is_by_index = position > 0; position < readable && *next_offset < limit; is_by_index = 0) {
+        el_batch_header header;
+        if (el_map_verify(map, position, &header) != EL_OK) {
+            el_error told;
+            el_error_last(&told);
+            return el_fail(EL_ERR_CORRUPT, 0, map->path, position, *next_offset, "%s", told.what);
+        }
+        if (!is_by_index &&
+            !el_offset_follows(header.base_offset, *next_offset, c->p->options.has_gaps))
+            return el_fail(EL_ERR_CORRUPT, 0, map->path, position, *next_offset,
+                           "the base offset does not follow");
+        *next_offset = header.base_offset;
+        if (header.base_offset >= limit) break;
+        if (header.max_timestamp >= timestamp) {
+            *found = header.base_offset;
+            break;
+        }
+        *next_offset = header.base_offset + header.last_offset_delta + 1;
+        position += header.size_bytes;
+    }
+    return EL_OK;
+}
+
 int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp) {
     int32_t result = el_partition_enter(c->p);
     if (result != EL_OK) return result;
@@ -392,33 +422,24 @@ int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp) {
     leave_map(c);
     int64_t limit = -1;
     result = bounds(c, INT64_MAX, &limit);
-    int64_t found = limit;
-    el_map *map = result == EL_OK ? el_partition_map(c->p, 0, NULL) : NULL;
-    while (map != NULL && found == limit && result == EL_OK) {
-        int64_t readable = atomic_load(&map->readable_size);
-        int64_t position = el_map_lookup_time(map, timestamp);
-        int64_t expected = position == 0 ? map->base_offset : -1;
-        while (position < readable && expected < limit) {
-            el_batch_header header;
-            if (el_batch_header_read(map->data + position, readable - position, &header) != EL_OK ||
-                (expected >= 0 &&
-                 !el_offset_follows(header.base_offset, expected, c->p->options.has_gaps))) {
-                result = el_fail(EL_ERR_CORRUPT, 0, map->path, position, expected,
-                                 "not a whole batch, or its base offset does not follow");
-                break;
-            }
-            if (header.base_offset >= limit) break;
-            expected = header.base_offset + header.last_offset_delta + 1;
-            if (header.max_timestamp >= timestamp) {
-                found = header.base_offset;
-                break;
-            }
-            position += header.size_bytes;
+    int64_t found = limit, next_offset = 0;
+    el_map *map = NULL;
+    if (result == EL_OK) next_offset = atomic_load(&el_partition_page(c->p)->log_start_offset);
+    while (result == EL_OK && found == limit && next_offset < limit) {
+        el_map *next = map == NULL ? el_partition_map(c->p, next_offset, NULL)
+                                   : el_partition_map_after(c->p, map->base_offset);
+        if (next == NULL && last_code() != EL_ERR_RANGE) {
+            result = last_code();
+        } else if (next == NULL || (next->base_offset > next_offset && !c->p->options.has_gaps)) {
+            result = el_fail(EL_ERR_CORRUPT, 0, next != NULL ? next->path : c->p->directory, 0,
+                             next_offset, "the segment with these records is missing");
+        } else {
+            result = find_time_in(c, next, timestamp, limit, &next_offset, &found);
         }
-        el_map *next = found == limit ? el_partition_map_after(c->p, map->base_offset) : NULL;
         el_map_release(map);
         map = next;
     }
+    el_map_release(map);
     el_partition_leave(c->p);
     return result == EL_OK ? found : result;
 }

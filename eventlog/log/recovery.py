@@ -56,7 +56,7 @@ class PartitionRecovery:
         options: the same for C (``el_partition_options *``).
         is_clean: the store was closed cleanly (marker present).
         recovery_point: offset below which all is known to be durable.
-        log_start: checkpointed log start offset, or None.
+        log_start: first offset kept as it was written down, or None; never believed to hide records.
         written_end: where the last writer of this boot had come to (its bytes are in the page cache
             whatever became of the process), or None after a reboot.
         is_writable: may anything be changed on disk?
@@ -88,7 +88,8 @@ class PartitionRecovery:
         end = ffi.new("el_log_end *")
         bases = segment.base_offsets(self.directory) if self.directory.is_dir() else []
         damaged_at = self._missing_start(bases)
-        start = self.log_start if self.log_start is not None else bases[0] if bases else 0
+        # The first segment says where the log starts: a damaged checkpoint must not hide records.
+        start = bases[0] if bases and damaged_at is None else self.log_start or 0
         if not bases:
             end.active_base_offset = -1
             end.log_end_offset = start

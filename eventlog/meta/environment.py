@@ -58,6 +58,7 @@ class _Shared:
         self.pid = os.getpid()
         self.write_lock = threading.RLock()
         self.is_writing = False
+        self.active: set[Transaction] = set()
 
     def start_writing(self) -> None:
         """One writing transaction at a time; LMDB would wait for ever for a second on one thread."""
@@ -110,11 +111,16 @@ _registry_lock = threading.RLock()
 
 
 def _forget_parents() -> None:
-    """In a forked child: what the parent has open is not ours, and must not be in our way."""
+    """In a forked child: what the parent has open is not ours, and must not be in our way.
+
+    Closing frees the path for the child. It leaves the parent's locks alone (they are a process's own),
+    but would end transactions in the shared lock file: if there are any, it stays open.
+    """
     global _registry_lock
     _registry_lock = threading.RLock()
     for shared in _shared.values():
-        shared.opened.lmdb.close()
+        if not shared.active:
+            shared.opened.lmdb.close()
     _shared.clear()
 
 
@@ -321,6 +327,7 @@ class Transaction:
             if self._is_writing:
                 shared.stop_writing()
             raise self._failed(error) from error
+        shared.active.add(self)
         return self
 
     def __exit__(
@@ -339,6 +346,7 @@ class Transaction:
             raise self._failed(failure) from failure
         finally:
             self._raw = None
+            self._shared.active.discard(self)
             if self._is_writing:
                 self._shared.stop_writing()
 

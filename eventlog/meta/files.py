@@ -106,7 +106,7 @@ def open_lmdb(path: Path, *, readonly: bool = False, lock: bool = True, sync: bo
                 writemap=False,
                 create=not readonly,
                 max_dbs=TABLE_COUNT_MAX,
-                max_spare_txns=16,
+                max_spare_txns=0,  # a forked child that closes would end spare ones of its parent
             )
         except (lmdb.Error, OSError, OverflowError) as error:
             code = abs(getattr(error, "code", 0) or getattr(error, "errno", 0) or 0)

@@ -260,7 +260,7 @@ def test_reading_ranges(store: EventStore) -> None:
 def test_long_streams(log: eventlog.EventLog, compression: str) -> None:
     """Longer than any chunk, in runs longer than any chunk, over several segments."""
     store = log.event_store(
-        "orders", segment_size_bytes_max=65536, compression=compression
+        "orders", segment_size_bytes_max=100_000, compression=compression
     )
     for i in range(6):
         store.append_raw("long", "t", [b"%d" % n for n in range(i * 1500, i * 1500 + 1500)])

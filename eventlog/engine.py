@@ -70,7 +70,9 @@ class EventLog(Store):
                 store = EventStore(topic, self._environment, codec, clock=self._clock)
                 self._event_stores[name] = store
             elif codec is not None and codec is not store.codec:
-                raise ValueError(f"event store {name!r} is open with another codec; use store.codec")
+                raise ValueError(
+                    f"event store {name!r} is open with another codec; use store.codec"
+                )
             return store
 
     def close(self) -> None:
@@ -94,7 +96,7 @@ class EventLog(Store):
                     self._environment.close()
 
 
-def open(
+def open(  # noqa: A001  eventlog.open, as in shelve.open
     path: str | os.PathLike[str],
     *,
     read_only: bool = False,

@@ -152,6 +152,8 @@ typedef struct {
     int64_t timestamp;           /* ms */
     const int64_t *numbers;      /* NULL: none. Written as the header `number_name` */
     const char *number_name;
+    int32_t numbers_rise;        /* only the first number is given, the others count up from it */
+    int32_t ids_rise;            /* only the first id is given, the others count up from it */
     const char *ids;             /* NULL: none. 16 bytes each, written as the header `id_name` */
     const char *id_name;
 } el_columns;
@@ -172,6 +174,9 @@ uint32_t el_murmur2(const char *data, int64_t size);
 int32_t el_file_replace(const char *path, const char *data, int64_t size);
 int32_t el_file_truncate(const char *path, int64_t size);
 int32_t el_file_preserve(const char *path, int64_t from, int64_t to, const char *target);
+/* Write bytes [from, to) again as they are and fsync: after an fsync that failed the kernel may hold
+ * pages for clean that the disk never got. */
+int32_t el_file_rewrite(const char *path, int64_t from, int64_t to);
 int32_t el_file_rename(const char *from, const char *to);
 int32_t el_file_unlink(const char *path);
 int32_t el_file_mkdir(const char *path);

@@ -305,14 +305,20 @@ static uint8_t *put_columns(uint8_t *out, const el_batch_input *input, int32_t i
         out = el_varint_write(out, input->number_name_size);
         out = put_bytes(out, input->number_name, input->number_name_size);
         out = el_varint_write(out, NUMBER_SIZE);
-        put_64(out, input->numbers[index]);
+        put_64(out, input->numbers_rise ? (int64_t)((uint64_t)input->numbers[0] + (uint64_t)index)
+                                        : input->numbers[index]);
         out += NUMBER_SIZE;
     }
     if (input->id_name) {
         out = el_varint_write(out, input->id_name_size);
         out = put_bytes(out, input->id_name, input->id_name_size);
         out = el_varint_write(out, ID_SIZE);
-        memcpy(out, input->ids + (size_t)ID_SIZE * (size_t)index, ID_SIZE);
+        if (input->ids_rise) {
+            memcpy(out, input->ids, 8);
+            put_64(out + 8, (int64_t)((uint64_t)get_64(input->ids + 8) + (uint64_t)index));
+        } else {
+            memcpy(out, input->ids + (size_t)ID_SIZE * (size_t)index, ID_SIZE);
+        }
         out += ID_SIZE;
     }
     return out;

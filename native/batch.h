@@ -27,12 +27,16 @@ typedef struct {
     const int64_t *timestamps; /* NULL: `timestamp` for all */
     int64_t timestamp;
     /* Two header columns that C writes itself, behind those of `headers` (their count is added). */
-    const uint8_t *number_name; /* NULL: none. Value: numbers[i] as 8 bytes big-endian */
+    const uint8_t *number_name; /* NULL: none. Value: numbers[i] (or, rising, numbers[0] + i) as 8
+                                 * bytes big-endian */
     int32_t number_name_size;
     const int64_t *numbers;
-    const uint8_t *id_name; /* NULL: none. Value: the 16 bytes at ids + 16*i */
+    int numbers_rise;
+    const uint8_t *id_name; /* NULL: none. Value: the 16 bytes at ids + 16*i, or, rising, those at ids
+                             * with i added to their last 8 */
     int32_t id_name_size;
     const uint8_t *ids;
+    int ids_rise;
 } el_batch_input;
 
 /* A batch header, decoded. */

@@ -30,6 +30,11 @@ el_control *el_control_map(const char *path, int mode) {
         return NULL;
     }
     int64_t size = el_os_size(fd);
+    if (size < 0) {
+        el_os_close(fd);
+        el_fail(EL_ERR_OS, (int)-size, path, -1, -1, "cannot see the control page's size");
+        return NULL;
+    }
     if (size < EL_CONTROL_SIZE) {
         el_os_close(fd);
         el_fail(EL_ERR_NOT_RUNNING, 0, path, size, -1, "the control page is not made yet");
@@ -70,6 +75,7 @@ static void fill(el_control *page, const el_log_end *end) {
     page->end = *end;
     page->pending_index_count = 0;
     page->pending_time_count = 0;
+    page->is_sealed = 0;
     atomic_store(&page->log_start_offset, end->log_start_offset);
     atomic_store(&page->log_end_offset, end->log_end_offset);
     atomic_store(&page->durable_end_offset, end->log_end_offset);

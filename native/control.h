@@ -33,6 +33,7 @@ typedef struct {
     el_log_end end;        /* where the next batch goes */
     int32_t pending_index_count;
     int32_t pending_time_count;
+    int32_t is_sealed; /* the active segment is closed, and making the next one has failed so far */
     uint8_t pending_index[EL_PENDING_MAX * 8];
     uint8_t pending_time[EL_PENDING_MAX * 12];
 

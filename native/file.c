@@ -215,7 +215,8 @@ int32_t el_file_truncate(const char *path, int64_t size) {
 }
 
 /* Bytes [from, to) of one file to the start of another; ends early where the source ends. */
-static int copy_range(int source, int target, int64_t from, int64_t to) {
+/* Bytes [from, to) of the source, to the target's position `at`. */
+static int copy_range(int source, int target, int64_t from, int64_t to, int64_t at) {
     uint8_t *buffer = malloc(COPY_SIZE_BYTES);
     if (!buffer) return -ENOMEM;
     int error = 0;
@@ -227,7 +228,7 @@ static int copy_range(int source, int target, int64_t from, int64_t to) {
             error = (int)moved;
             break;
         }
-        error = el_file_write_all(target, buffer, (size_t)moved, position - from, NULL);
+        error = el_file_write_all(target, buffer, (size_t)moved, at + position - from, NULL);
         position += moved;
     }
     free(buffer);
@@ -249,12 +250,21 @@ int32_t el_file_preserve(const char *path, int64_t from, int64_t to, const char 
         el_os_close(source);
         return finish(fd, temporary, "cannot create the file");
     }
-    error = copy_range(source, fd, from, to);
+    error = copy_range(source, fd, from, to, 0);
     if (!error) error = publish(fd, temporary, target, &renamed);
     el_os_close(fd);
     el_os_close(source);
     if (error && !renamed) el_os_unlink(temporary);
     return finish(error, target, "cannot keep a copy");
+}
+
+int32_t el_file_rewrite(const char *path, int64_t from, int64_t to) {
+    int fd = open_file(path, EL_OS_WRITE);
+    if (fd < 0) return finish(fd, path, "cannot open the file");
+    int error = copy_range(fd, fd, from, to, from);
+    if (!error) error = el_file_fsync(fd);
+    el_os_close(fd);
+    return finish(error, path, "cannot write the file again");
 }
 
 int32_t el_file_rename(const char *from, const char *to) {

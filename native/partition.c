@@ -357,9 +357,11 @@ static void move_durable(el_control *page, int64_t end_offset, int64_t bytes) {
     el_control_publish(page, end_offset);
 }
 
-static int must_roll(const el_partition *p, const el_log_end *end, int64_t size,
+static int must_roll(const el_partition *p, const el_control *page, int64_t size,
                      int64_t last_offset, int64_t max_timestamp) {
     const el_partition_options *o = &p->options;
+    const el_log_end *end = &page->end;
+    if (page->is_sealed) return 1;
     if (end->active_position == 0) return 0;
     if (end->active_position + size > o->segment_size_bytes_max) return 1;
     if (end->first_timestamp >= 0 && max_timestamp - end->first_timestamp > o->segment_ms) return 1;
@@ -377,8 +379,12 @@ static int32_t roll(el_partition *p, el_control *page) {
                        -error, p->directory, page->end.active_position,
                        page->end.active_base_offset, "cannot seal the active segment");
     el_log_end *end = &page->end;
+    /* From here on the file of the next segment may be there, even if making it fails: nothing more may
+     * be written to this one, or the two would overlap. */
+    page->is_sealed = 1;
     int32_t result = create_active(p, end->log_end_offset);
     if (result != EL_OK) return result;
+    page->is_sealed = 0;
     int64_t start = end->log_start_offset, next = end->log_end_offset;
     *end = (el_log_end){.log_start_offset = start,
                         .log_end_offset = next,
@@ -474,7 +480,7 @@ int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_
     int64_t first = end->log_end_offset;
     int poisoned = atomic_load(&page->poisoned_errno);
     result = poisoned ? fail_poisoned(p, poisoned) : EL_OK;
-    if (result == EL_OK && must_roll(p, end, size, first + header.last_offset_delta, header.max_timestamp))
+    if (result == EL_OK && must_roll(p, page, size, first + header.last_offset_delta, header.max_timestamp))
         result = roll(p, page);
     if (result == EL_OK) {
         int64_t position = end->active_position;

@@ -22,8 +22,11 @@ static int32_t fail_type(const char *column, int64_t index, const char *what) {
 /* One bytes (or None) as a slice. */
 static int read_item(PyObject *item, el_slice *out) {
     if (PyBytes_CheckExact(item)) {
-        out->data = (const uint8_t *)PyBytes_AsString(item);
-        out->size = (int64_t)PyBytes_Size(item);
+        char *data;
+        Py_ssize_t size;
+        PyBytes_AsStringAndSize(item, &data, &size); /* cannot fail: the type is checked */
+        out->data = (const uint8_t *)data;
+        out->size = (int64_t)size;
         return 1;
     }
     out->data = NULL;
@@ -113,11 +116,13 @@ static int32_t read_columns(const el_columns *columns, el_slice *slices, el_batc
     input->timestamp = columns->timestamp;
     if (columns->numbers != NULL) {
         input->numbers = columns->numbers;
+        input->numbers_rise = columns->numbers_rise;
         input->number_name = (const uint8_t *)columns->number_name;
         input->number_name_size = (int32_t)strlen(columns->number_name);
     }
     if (columns->ids != NULL) {
         input->ids = (const uint8_t *)columns->ids;
+        input->ids_rise = columns->ids_rise;
         input->id_name = (const uint8_t *)columns->id_name;
         input->id_name_size = (int32_t)strlen(columns->id_name);
     }
@@ -256,16 +261,23 @@ static PyObject *make_record(const el_view *v, const record_kind *kind, shared_n
     return NULL;
 }
 
+#define AHEAD 4
+#define LINES_AHEAD_MAX 8
+
+/* Records lie apart, and copying a cold one waits for memory: have a later one on its way. */
+static void prefetch(const el_view *view) {
+    __builtin_prefetch(view->key);
+    for (int64_t at = 0; at < view->value_size && at < LINES_AHEAD_MAX * 64; at += 64)
+        __builtin_prefetch(view->value + at);
+}
+
 static int32_t take(const el_view *views, int32_t count, int32_t what, PyObject *list,
                     const record_kind *kind) {
     shared_number time = {0, NULL};
     int32_t result = EL_OK;
     for (int32_t i = 0; i < count && result == EL_OK; i++) {
         PyObject *item = NULL;
-        if (i + 4 < count) { /* the records lie apart: have a later one on its way */
-            __builtin_prefetch(views[i + 4].value);
-            __builtin_prefetch(views[i + 4].key);
-        }
+        if (i + AHEAD < count) prefetch(&views[i + AHEAD]);
         switch (what) {
         case EL_TAKE_VALUES: item = bytes_or_none(views[i].value, views[i].value_size); break;
         case EL_TAKE_KEYS: item = bytes_or_none(views[i].key, views[i].key_size); break;

@@ -211,6 +211,7 @@ static int32_t read_index(const char *path, int entry, uint8_t **data, int64_t *
         result = el_fail(EL_ERR_MEMORY, ENOMEM, path, -1, -1, "no memory for the index");
     } else if (el_file_read_all(fd, *data, (size_t)*size, 0) != *size) {
         free(*data);
+        *data = NULL; /* the caller frees what it has */
         result = el_fail(EL_ERR_CORRUPT, 0, path, -1, -1, "the index cannot be read");
     }
     el_os_close(fd);
@@ -310,6 +311,12 @@ static int64_t find_sound(const uint8_t *data, int64_t from, int64_t size, int64
     return -1;
 }
 
+static int is_zero(const uint8_t *eight) {
+    uint64_t word;
+    memcpy(&word, eight, sizeof word);
+    return word == 0;
+}
+
 int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, int32_t has_gaps,
                         el_scan *out) {
     uint8_t *data;
@@ -340,6 +347,7 @@ int32_t el_segment_scan(const char *log_path, int64_t position, int64_t offset, 
     out->end_position = position;
     out->end_offset = offset;
     int64_t used = size; /* behind the last byte that is not zero */
+    while (used - 8 >= position && is_zero(data + used - 8)) used -= 8;
     while (used > position && data[used - 1] == 0) used--;
     out->sound_end_position = used;
     if (position == size) {

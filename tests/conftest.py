@@ -20,16 +20,28 @@ SEED = int(os.environ.get("EVENTLOG_SEED") or secrets.randbits(32))
 # Files are made in every example, so nothing is said about how long one may take.
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile(
-    "fast", max_examples=25, stateful_step_count=25, deadline=None, print_blob=True,
+    "fast",
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    print_blob=True,
     suppress_health_check=_SLOW,
 )
 settings.register_profile(
-    "ci", max_examples=100, stateful_step_count=40, deadline=None, print_blob=True,
+    "ci",
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    print_blob=True,
     suppress_health_check=_SLOW,
 )
 settings.register_profile(
-    "deep", max_examples=int(os.environ.get("EVENTLOG_EXAMPLES") or 1000), stateful_step_count=60,
-    deadline=None, print_blob=True, suppress_health_check=_SLOW,
+    "deep",
+    max_examples=int(os.environ.get("EVENTLOG_EXAMPLES") or 1000),
+    stateful_step_count=60,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=_SLOW,
 )
 settings.load_profile(PROFILE)
 

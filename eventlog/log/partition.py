@@ -287,7 +287,7 @@ class Partition:
         headers: bytes | Sequence[bytes] | None = None,
         timestamps_ms: Sequence[int] | None = None,
         timestamp_ms: int | None = None,
-        numbers: Sequence[int] | None = None,
+        numbers: int | Sequence[int] | None = None,
         number_name: bytes = b"",
         ids: bytes | None = None,
         id_name: bytes = b"",
@@ -299,8 +299,10 @@ class Partition:
             values: one bytes (or None) a record.
             keys, headers: one each, or one ``bytes`` for all, or None. Headers are encoded.
             timestamps_ms: one each; otherwise ``timestamp_ms`` (None: now) for all.
-            numbers: one each, written by C as the header ``number_name``, 8 bytes big-endian.
-            ids: 16 bytes each, written by C as the header ``id_name``.
+            numbers: one each, or the first one from which they count up; written by C as the header
+                ``number_name``, 8 bytes big-endian.
+            ids: 16 bytes each, or 16 bytes from whose last 8 they count up; written by C as the header
+                ``id_name``.
             durability: other than the topic's, for this call.
         """
         count = len(values)
@@ -316,11 +318,18 @@ class Partition:
         else:
             columns.timestamp = self._now_ms() if timestamp_ms is None else _timestamp(timestamp_ms)
         if numbers is not None:
-            keep += (_int64(numbers, count, "numbers"), ffi.from_buffer(number_name + b"\0"))
+            columns.numbers_rise = isinstance(numbers, int)
+            given = (
+                _int64((numbers,), 1, "numbers")
+                if isinstance(numbers, int)
+                else _int64(numbers, count, "numbers")
+            )
+            keep += (given, ffi.from_buffer(number_name + b"\0"))
             columns.numbers = ffi.from_buffer("int64_t[]", keep[-2])
             columns.number_name = keep[-1]
         if ids is not None:
-            if len(ids) != 16 * count:
+            columns.ids_rise = len(ids) == 16
+            if len(ids) not in (16, 16 * count):
                 raise InvalidRecordError("ids are not 16 bytes a record", field="ids")
             keep += (ffi.from_buffer(ids), ffi.from_buffer(id_name + b"\0"))
             columns.ids = keep[-2]

@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 import weakref
-from collections import deque
 from typing import TYPE_CHECKING, Self
 
 from eventlog.errors import (
@@ -14,6 +13,7 @@ from eventlog.errors import (
     EventLogError,
     ForkedError,
     InvalidRecordError,
+    RecordTooLargeError,
     SettingError,
 )
 
@@ -30,7 +30,8 @@ class Producer:
     ``send`` acknowledges nothing: what is still in the buffer is lost with the process. After
     ``flush()`` returned, everything sent before is as durable as the topic promises. If appending
     fails the records stay in the buffer, in order, and the error is raised by the next ``send``,
-    ``flush`` or ``close`` of any thread; calling ``flush`` again tries again.
+    ``flush`` or ``close`` of any thread; calling ``flush`` again tries again. (With several partitions
+    those that had taken their part get it again.)
 
     Thread-safe. After a fork the child's copy is empty of meaning: sending raises ForkedError.
 
@@ -65,9 +66,10 @@ class Producer:
         self._linger_s = linger_ms / 1000
         self._batch_size_bytes = batch_size_bytes
         self._durability = durability
-        # Appending to a deque is atomic, so sending takes no lock; flushing takes from the left.
-        self._buffer: deque[tuple[bytes | None, bytes | None]] = deque()
-        self._append = self._buffer.append
+        # Value, key, value, key ... Extending a list by two is atomic, so sending takes no lock;
+        # flushing takes from the left, and only what was appended.
+        self._buffer: list[bytes | None] = []
+        self._extend = self._buffer.extend
         self._size_bytes = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -101,16 +103,17 @@ class Producer:
             raise InvalidRecordError(
                 "a key or value is not bytes", hint="Encode it; None is allowed", field="value"
             )
-        self._append((value, key))
-        size = self._size_bytes = self._size_bytes + (len(value) if value else 0)
-        if size >= self._batch_size_bytes or self._thread is None or self._error is not None:
+        if self._thread is None or self._error is not None:
             self._look()
+        self._extend((value, key))
+        self._size_bytes += _RECORD_OVERHEAD_BYTES + (len(value) if value else 0)
+        if self._size_bytes >= self._batch_size_bytes:
+            self.flush()
 
     def _look(self) -> None:
-        """The slow part of send: something is due."""
+        """The slow part of send: the first one, or something went wrong."""
         self._check_process()
         if self._closed:
-            self._buffer.pop()
             raise ClosedError("the producer was closed", hint="Make a new one")
         if self._thread is None and self._linger_s > 0:
             with self._lock:
@@ -119,7 +122,7 @@ class Producer:
                         target=self._linger, name="eventlog-producer", daemon=True
                     )
                     self._thread.start()
-        if self._error is not None or self._size_bytes >= self._batch_size_bytes:
+        if self._error is not None:
             self.flush()
 
     def flush(self) -> None:
@@ -141,33 +144,29 @@ class Producer:
             )
 
     def _flush(self) -> None:
+        buffer = self._buffer
+        left = len(buffer) // 2  # what comes meanwhile waits for the next time
+        # By the average; sizes that differ much are found out by the topic's limit.
+        batches = self._size_bytes // self._batch_size_bytes or 1
+        most = -(-left // batches)
         self._size_bytes = 0
-        left = len(self._buffer)  # what comes meanwhile waits for the next time
         self._error = None
         while left > 0:
-            chunk = self._take_chunk(left)
-            values, keys = zip(*chunk, strict=True)
+            count = min(left, most)
+            values, keys = tuple(buffer[: 2 * count : 2]), tuple(buffer[1 : 2 * count : 2])
             try:
                 self._topic.append_many(values, keys=keys, durability=self._durability)
+            except RecordTooLargeError as error:
+                if count == 1:
+                    self._error = error
+                    raise
+                most = count // 2
+                continue
             except BaseException as error:
                 self._error = error
-                self._buffer.extendleft(reversed(chunk))
                 raise
-            left -= len(chunk)
-
-    def _take_chunk(self, count_max: int) -> list[tuple[bytes | None, bytes | None]]:
-        """The oldest records, as many as make a batch of about the wanted size."""
-        limit = min(self._batch_size_bytes, self._topic.settings.batch_size_bytes_max // 2)
-        take = self._buffer.popleft
-        chunk = []
-        size = 0
-        for _ in range(count_max):
-            value, key = record = take()
-            chunk.append(record)
-            size += len(value or b"") + len(key or b"") + _RECORD_OVERHEAD_BYTES
-            if size >= limit:
-                break
-        return chunk
+            del buffer[: 2 * count]
+            left -= count
 
     def _linger(self) -> None:
         while not self._wake.wait(self._linger_s):
@@ -199,7 +198,7 @@ _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
 def _after_fork_in_child() -> None:
     for producer in list(_producers):
         producer._thread = (
-            None  # it did not come along; the next send goes the slow way and is refused
+            None  # it did not come along: the next send goes the slow way, is refused
         )
 
 

@@ -59,6 +59,7 @@ class PartitionRecovery:
         log_start: first offset kept as it was written down, or None; never believed to hide records.
         written_end: where the last writer of this boot had come to (its bytes are in the page cache
             whatever became of the process), or None after a reboot.
+        was_poisoned: an fdatasync of the last writer of this boot failed.
         is_writable: may anything be changed on disk?
         cut_directory: where cut bytes are kept; made when there are some.
         stamp: label for kept files, e.g. milliseconds.
@@ -73,6 +74,7 @@ class PartitionRecovery:
     recovery_point: int
     log_start: int | None
     written_end: int | None
+    was_poisoned: bool
     is_writable: bool
     cut_directory: Path
     stamp: int
@@ -194,6 +196,9 @@ class PartitionRecovery:
         else:
             self._report("C-B", path, position, offset, "the tail is whole")
         if self.is_writable:
+            if self.was_poisoned:  # its pages may pass for clean without ever having been written
+                durable = segment.position_of(path, self._durable_point(), position)
+                check(lib.el_file_rewrite(path_bytes(path), durable, position))
             if scan.file_size != position:
                 check(lib.el_file_truncate(path_bytes(path), position))
             else:  # what was read may be in the page cache only: on disk before it is served

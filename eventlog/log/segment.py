@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from eventlog._native import check, ffi, lib, path_bytes
 LOG, INDEX, TIME_INDEX = ".log", ".index", ".timeindex"
 TEMPORARY = ".tmp"
 OFFSET_DIGITS = 20
+_HEADER = struct.Struct(">qi 11x i")  # base offset, length, ..., last offset delta
 
 
 def segment_name(base_offset: int, suffix: str = LOG) -> str:
@@ -37,6 +39,19 @@ def scan(path: Path, offset: int, *, has_gaps: bool = False) -> Any:
     result = ffi.new("el_scan *")
     check(lib.el_segment_scan(path_bytes(path), 0, offset, has_gaps, result))
     return result
+
+
+def position_of(path: Path, offset: int, end_position: int) -> int:
+    """Where the batch that holds ``offset`` begins, in a verified segment; its end if none does."""
+    position = 0
+    with path.open("rb") as file:
+        while position < end_position:
+            file.seek(position)
+            base, length, last_delta = _HEADER.unpack(file.read(_HEADER.size))
+            if base + last_delta >= offset:
+                break
+            position += 12 + length
+    return position
 
 
 def text(characters: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import json
 import logging
@@ -129,9 +128,12 @@ class Store:
         return f"{type(self).__name__}({str(self.path)!r}{', read_only=True' if self.read_only else ''})"
 
     def __del__(self) -> None:
+        """Only the lock is let go of: partitions are freed by themselves, and may be already."""
         if not getattr(self, "_closed", True) and os.getpid() == self._pid:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
-            self._abandon()  # the writer lock above all
+            self._closed = True
+            self._stop.set()
+            self._unlock()
 
     def __enter__(self) -> Self:
         return self
@@ -279,7 +281,7 @@ class Store:
             known = _TopicsFile(FORMAT_VERSION, {})
         except OSError as error:
             raise os_error(error.errno or 0, str(path), "cannot read the topics") from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StorageError(
                 f"{path} cannot be understood: {error}",
                 hint="Restore it from a backup, or move it away: the topics are then found by their "
@@ -352,7 +354,9 @@ class Store:
         live = partition.live_state()
         if self.read_only and live is not None:
             return partition  # the writer's page says how far the log goes
-        starts = self._log_starts or self._read_checkpoint(checkpoints.LOG_START)
+        starts = self._log_starts
+        if self.read_only:
+            starts = self._read_checkpoint(checkpoints.LOG_START)
         points = self._recovery_points or self._read_checkpoint(checkpoints.RECOVERY_POINT)
         written = None
         if live is not None:
@@ -370,6 +374,7 @@ class Store:
             points.get((topic, number), 0),
             starts.get((topic, number)),
             written,
+            live is not None and live.poisoned_errno != 0,
             not self.read_only,
             self.path / "cut" / directory.name,
             time.time_ns() // 1_000_000,
@@ -473,19 +478,21 @@ class Store:
         directories = [self.log_directory / f"{name}-{number}" for number in range(partitions)]
         made = [directory for directory in directories if not directory.exists()]
         self._entries[name] = entry
+        topic = None
         try:
             self._save_topics()
             topic = self._open_topic(name, entry, is_clean=False)
             self._write_log_starts()
         except BaseException:
+            for partition in topic.partitions if topic else ():
+                partition.close(clean=False)
             self._unmake_topic(name, made)
             raise
         self._topics[name] = topic
         return topic
 
     def _unmake_topic(self, name: str, made: list[Path]) -> None:
-        """A topic that could not be made leaves nothing behind that would stop the next opening. (If
-        this fails too, the next opening makes the topic, empty.)
+        """A topic that could not be made leaves nothing behind that would stop the next opening.
 
         Args:
             name: of the topic.
@@ -495,10 +502,13 @@ class Store:
         for number in range(entry.partitions):
             self._recovery_points.pop((name, number), None)
             self._log_starts.pop((name, number), None)
+        try:
+            self._save_topics()
+            self._write_log_starts()
+        except EventLogError:
+            return  # what is written down and what is there still agree: an empty topic
         for directory in made:
             shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(EventLogError):
-            self._save_topics()
 
     def _change_settings(self, name: str, topic: Topic, changes: Mapping[str, Any]) -> None:
         former = self._entries[name]
@@ -643,6 +653,9 @@ class Store:
                     partition.close(clean=False)
                 except EventLogError:
                     _logger.exception("closing %s-%d", topic.name, partition.number)
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock_fd >= 0:
             lib.el_file_unlock(self._lock_fd)
             self._lock_fd = -1

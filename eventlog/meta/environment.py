@@ -46,12 +46,11 @@ class _Opened(NamedTuple):
 class _Shared:
     """One open path; shared by the handles of this process."""
 
-    def __init__(
-        self, path: Path, environment: Any, moved: list[Path], *, is_temporary: bool
-    ) -> None:
+    def __init__(self, path: Path, found: _files.Found, *, is_temporary: bool) -> None:
         self.path = path
-        self.opened = _Opened(environment, 0, {})
-        self.moved_aside = moved
+        self.opened = _Opened(found.lmdb, 0, {})
+        self.is_proven = found.is_proven
+        self.moved_aside = found.moved_aside
         self.is_temporary = is_temporary
         self.handle_count = 0
         self.writer_count = 0
@@ -84,6 +83,7 @@ class _Shared:
             self.moved_aside.append(_files.move_aside(self.path))
             _files.make(self.path)
             self.opened = _Opened(_files.open_lmdb(self.path), generation + 1, {})
+            self.is_proven = True
         finally:
             self.stop_writing()
 
@@ -153,14 +153,13 @@ class Environment:
             shared = _shared.get(directory)
             try:
                 if shared is None:
-                    moved: list[Path] = []
                     if read_only:
-                        environment = _files.open_for_reading(directory)
-                        if environment is None:
-                            return cls.temporary(read_only=True)
+                        found = _files.open_for_reading(directory)
                     else:
-                        environment, moved = _files.open_for_writing(directory)
-                    shared = _Shared(directory, environment, moved, is_temporary=False)
+                        found = _files.open_for_writing(directory)
+                    if found is None:
+                        return cls.temporary(read_only=True)
+                    shared = _Shared(directory, found, is_temporary=False)
                     _shared[directory] = shared
                 if not read_only and shared.writer_count == 0:
                     seal.remove(directory)
@@ -173,11 +172,11 @@ class Environment:
         """A private empty environment in the machine's temporary directory, gone when closed."""
         path = Path(tempfile.mkdtemp(prefix="eventlog-"))
         try:
-            environment = _files.open_lmdb(path, sync=False)
+            found = _files.Found(_files.open_lmdb(path, sync=False), True, [])
         except (lmdb.Error, OSError) as error:
             shutil.rmtree(path, ignore_errors=True)
             raise _files.translated(error, path) from error
-        return cls(_Shared(path, environment, [], is_temporary=True), read_only=read_only)
+        return cls(_Shared(path, found, is_temporary=True), read_only=read_only)
 
     @property
     def path(self) -> Path:
@@ -193,6 +192,14 @@ class Environment:
     def generation(self) -> int:
         """Goes up when the files are made anew."""
         return self._shared.opened.generation
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether its bytes are known to be sound: new, or sealed when they were opened.
+
+        If not, keys may be damaged too: who keeps rows here looks through them as far as it can.
+        """
+        return self._shared.is_proven
 
     @property
     def moved_aside(self) -> tuple[Path, ...]:
@@ -391,6 +398,15 @@ class Transaction:
         except lmdb.Error as error:
             raise self._failed(error) from error
         return was_there
+
+    def count(self, table: str) -> int:
+        """The number of rows."""
+        try:
+            database = self._database(table)
+            rows: int = 0 if database is None else self._raw.stat(database)["entries"]
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return rows
 
     def clear(self, table: str) -> None:
         """Delete every row of the table."""

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 
@@ -26,6 +26,7 @@ from eventlog.errors import (
     StorageReadOnlyError,
 )
 from eventlog.meta import seal
+from eventlog.meta.seal import State
 
 MAP_SIZES_BYTES = (256 << 30, 16 << 30, 1 << 30)
 """Address space, not disk. Smaller ones for machines that refuse it."""
@@ -52,12 +53,12 @@ DAMAGE = (
 
 def translated(error: lmdb.Error | OSError, path: Path) -> EventLogError:
     """The error of ours that says what one of LMDB or of the system means."""
-    code = abs(error.code) if isinstance(error, lmdb.Error) else error.errno or 0
+    code = _code_of(error)
     fields: dict[str, Any] = {"path": str(path), "errno": code if code < 1000 else 0}
-    if isinstance(error, lmdb.MapFullError | lmdb.TxnFullError) or code in _FULL:
+    if isinstance(error, lmdb.MapFullError | lmdb.TxnFullError | lmdb.DiskError) or code in _FULL:
         return StorageFullError(
             f"no room for metadata in {path}: {error}",
-            hint="Make room on the disk and try again; the log is not concerned",
+            hint="See that there is room on the disk and try again; the log is not concerned",
             **fields,
         )
     if isinstance(error, lmdb.ReadonlyError) or code in _READ_ONLY:
@@ -76,9 +77,16 @@ def translated(error: lmdb.Error | OSError, path: Path) -> EventLogError:
         return damaged(path, str(error))
     return StorageError(
         f"metadata in {path} failed: {error}",
-        hint="See to the cause, close the store and open it again",
+        hint="LMDB says so too when a write was cut short: see whether there is room on the disk"
+        if code == errno.EIO
+        else "See to the cause, close the store and open it again",
         **fields,
     )
+
+
+def _code_of(error: Exception) -> int:
+    """LMDB's code or the system's errno, 0 where there is none."""
+    return abs(int(getattr(error, "code", 0) or getattr(error, "errno", 0) or 0))
 
 
 def damaged(path: Path, what: str) -> CorruptionError:
@@ -109,8 +117,7 @@ def open_lmdb(path: Path, *, readonly: bool = False, lock: bool = True, sync: bo
                 max_spare_txns=0,  # a forked child that closes would end spare ones of its parent
             )
         except (lmdb.Error, OSError, OverflowError) as error:
-            code = abs(getattr(error, "code", 0) or getattr(error, "errno", 0) or 0)
-            if code not in _NO_ADDRESSES and not isinstance(
+            if _code_of(error) not in _NO_ADDRESSES and not isinstance(
                 error, OverflowError | lmdb.MemoryError
             ):
                 raise
@@ -176,38 +183,49 @@ def move_aside(path: Path) -> Path:
     return target
 
 
-def open_for_writing(path: Path) -> tuple[Any, list[Path]]:
-    """The environment, made or made anew where need be, and where damaged ones went."""
+class Found(NamedTuple):
+    """An open environment, whether a seal proved it, and where damaged ones before it went."""
+
+    lmdb: Any
+    is_proven: bool
+    moved_aside: list[Path]
+
+
+def open_for_writing(path: Path) -> Found:
+    """The environment, made or made anew where need be."""
     for name in os.listdir(path.parent):
         if re.fullmatch(re.escape(path.name + ASIDE_SUFFIX) + r"\d+", name):
             shutil.rmtree(path.with_name(name), ignore_errors=True)
     moved: list[Path] = []
-    if path.exists() and not is_sound(path, is_writer=True):
+    state = state_of(path, is_writer=True)
+    if state is State.DAMAGED and path.exists():
         moved.append(move_aside(path))
     if not path.exists():
         make(path)
     try:
-        return _open_both_ways(path), moved
+        return Found(_open_both_ways(path), state is not State.UNPROVEN, moved)
     except DAMAGE:
         moved.append(move_aside(path))
         make(path)
-        return _open_both_ways(path), moved
+        return Found(_open_both_ways(path), True, moved)
 
 
-def open_for_reading(path: Path) -> Any:
+def open_for_reading(path: Path) -> Found | None:
     """The environment; None: there is none, or it is damaged. Nothing is changed."""
-    if not is_sound(path, is_writer=False):
+    state = state_of(path, is_writer=False)
+    if state is State.DAMAGED:
         return None
     try:
         if os.access(path, os.W_OK) and os.access(path / DATA_FILE, os.W_OK):
             # LMDB opens a path once in a process: so that a writer's handle can come later, it is
             # opened for both. It writes no data unless asked to.
-            return _open_both_ways(path)
-        environment = open_lmdb(path, readonly=True, lock=os.access(path / LOCK_FILE, os.W_OK))
-        _check_size(environment, path)
+            environment = _open_both_ways(path)
+        else:
+            environment = open_lmdb(path, readonly=True, lock=os.access(path / LOCK_FILE, os.W_OK))
+            _check_size(environment, path)
     except DAMAGE:
         return None
-    return environment
+    return Found(environment, state is State.PROVEN, [])
 
 
 def _open_both_ways(path: Path) -> Any:
@@ -226,9 +244,9 @@ def _check_size(environment: Any, path: Path) -> None:
         raise lmdb.CorruptedError("the file is shorter than its meta page says")
 
 
-def is_sound(path: Path, *, is_writer: bool) -> bool:
-    """Whether there are files that may be given to LMDB."""
+def state_of(path: Path, *, is_writer: bool) -> State:
+    """What is known of the files; DAMAGED also where there are none."""
     try:
-        return seal.is_sound(path, path / DATA_FILE, is_writer=is_writer)
+        return seal.state_of(path, path / DATA_FILE, is_writer=is_writer)
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return State.DAMAGED

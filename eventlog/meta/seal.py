@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from enum import Enum
 from pathlib import Path
 
 from eventlog._native import ffi, lib
@@ -33,7 +34,7 @@ def sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _state_of(data_path: Path) -> tuple[int, int]:
+def _content_of(data_path: Path) -> tuple[int, int]:
     with data_path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size == 0:
@@ -44,7 +45,7 @@ def _state_of(data_path: Path) -> tuple[int, int]:
 
 def write(directory: Path, data_path: Path) -> None:
     """Seal the files. Raises OSError."""
-    size, crc = _state_of(data_path)
+    size, crc = _content_of(data_path)
     line = f"{_HEAD} {size} {crc:08x}"
     aside = directory / f"{SEAL_FILE}.tmp"
     with aside.open("w", encoding="ascii") as file:
@@ -77,24 +78,36 @@ def _read(directory: Path) -> tuple[int, int] | None:
     return None
 
 
-def is_sound(directory: Path, data_path: Path, *, is_writer: bool) -> bool:
-    """Whether the data file may be given to LMDB.
+class State(Enum):
+    """What is known of a data file."""
+
+    PROVEN = "its bytes are those of a clean close"
+    UNPROVEN = "no seal: a process was killed, or one is at work"
+    DAMAGED = "it may not be given to LMDB"
+
+
+def state_of(directory: Path, data_path: Path, *, is_writer: bool) -> State:
+    """Look at seal and file.
 
     Without a seal a writer walks small files page by page; a reader cannot, for a writer may be at
     work on them. Raises OSError.
     """
-    if data_path.stat().st_size == 0:
-        return False
+    size_bytes = data_path.stat().st_size
+    if size_bytes == 0:
+        return State.DAMAGED
     sealed = _read(directory)
     if sealed is not None:
-        # Gone by now: a writer opened it, and what was read may have been half of a change.
-        return _state_of(data_path) == sealed or _read(directory) != sealed
-    if is_writer and data_path.stat().st_size <= UNSEALED_SIZE_BYTES_MAX:
-        return _walk(directory)
-    return True
+        if _content_of(data_path) == sealed:
+            return State.PROVEN
+        if _read(directory) == sealed:
+            return State.DAMAGED
+        return State.UNPROVEN  # a writer opened it just now: what was read is half of a change
+    if is_writer and size_bytes <= UNSEALED_SIZE_BYTES_MAX and not _is_walkable(directory):
+        return State.DAMAGED
+    return State.UNPROVEN
 
 
-def _walk(directory: Path) -> bool:
+def _is_walkable(directory: Path) -> bool:
     try:
         from lmdb.verify import VerifyError, verify
     except ImportError:  # lmdb before 3.0

@@ -42,6 +42,10 @@ class Table(Generic[Value]):
         """Delete ``key``; whether it was there."""
         return transaction.delete(self.name, key)
 
+    def count(self, transaction: Transaction) -> int:
+        """The number of rows."""
+        return transaction.count(self.name)
+
     def clear(self, transaction: Transaction) -> None:
         """Delete every row."""
         transaction.clear(self.name)
@@ -105,8 +109,13 @@ class StructTable(Table[Value]):
 
 
 def _bad_row(table: str, key: bytes, what: str) -> CorruptionError:
+    return damaged_table(table, f"row {key!r}: {what}")
+
+
+def damaged_table(table: str, what: str) -> CorruptionError:
+    """The error for a table whose rows are not what was written."""
     return CorruptionError(
-        f"row {key!r} of the metadata table {table!r} is damaged: {what}",
+        f"the metadata table {table!r} is damaged: {what}",
         hint="It is derived from the log: open the store for writing to make it anew",
         case="C-H",
         table=table,

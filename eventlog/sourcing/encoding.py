@@ -63,22 +63,9 @@ class EventEncoder:
 
         None: it is no plain one.
         """
-        if not (
-            event.id is None
-            and event.metadata is None
-            and event.tags == ()
-            and event.schema_version == 1
-            and event.correlation_id is None
-            and event.causation_id is None
-            and event.content_type is None
-            and event.time_ms is None
-        ):
+        if not _is_plain(event):
             return None
-        value, name = event.data, event.type
-        if type(value) is bytes and name is not None:
-            is_opaque = not self.codec.has_type(name)
-        else:
-            value, name, is_opaque = self._encode(event)
+        value, name, is_opaque = self._encode(event)
         known = self._opaque_starts if is_opaque else self._coded_starts
         start = known.get(name)
         if start is None:
@@ -89,6 +76,16 @@ class EventEncoder:
             start = known[name] = bytes((headers[0] + 4,)) + headers[1:] + VERSION_MARK
         return value, start
 
+    def encode_one(self, event: Event) -> EncodedEvents:
+        """As :meth:`encode`, for one event."""
+        value, name, is_opaque = self._encode(event)
+        return EncodedEvents(
+            (value,),
+            self._headers_of(event, name, is_opaque=is_opaque),
+            None if event.id is None else [_id_bytes(event.id)],
+            None if event.time_ms is None else [_time(event.time_ms)],
+        )
+
     def encode(self, events: Iterable[object]) -> EncodedEvents:
         """Encode one or more events.
 
@@ -98,20 +95,7 @@ class EventEncoder:
             InvalidNameError: a type that cannot be one.
         """
         wrapped = [item if item.__class__ is Event else self._event_of(item) for item in events]
-        if not [
-            item
-            for item in wrapped
-            if (
-                item.id is not None
-                or item.metadata is not None
-                or item.tags != ()
-                or item.schema_version != 1
-                or item.correlation_id is not None
-                or item.causation_id is not None
-                or item.content_type is not None
-                or item.time_ms is not None
-            )
-        ]:
+        if all(map(_is_plain, wrapped)):
             return self._encode_plain(wrapped)
         values, headers = [], []
         for item in wrapped:
@@ -160,6 +144,10 @@ class EventEncoder:
     def _encode(self, event: Event) -> tuple[bytes, str, bool]:
         """(value, type, whether the value is opaque bytes)."""
         data, name = event.data, event.type
+        if name is not None and type(name) is not str:
+            name = type_name(name)
+        if type(data) is bytes and name is not None and event.content_type is None:
+            return data, name, not self.codec.has_type(name)
         if isinstance(data, bytes | bytearray | memoryview):
             if name is None:
                 raise _no_type(data)
@@ -188,11 +176,18 @@ class EventEncoder:
 
     def _headers_of(self, event: Event, name: str, *, is_opaque: bool) -> bytes:
         content_type = event.content_type
-        headers = _first_headers(
-            type_name(name),
-            None if content_type == self.codec.content_type else content_type,
-            is_opaque=is_opaque,
-        )
+        if content_type == self.codec.content_type:
+            content_type = None
+        if (
+            content_type is None
+            and event.metadata is None
+            and event.tags == ()
+            and event.schema_version == 1
+            and event.correlation_id is None
+            and event.causation_id is None
+        ):
+            return self.plain_headers(name, is_opaque=is_opaque)
+        headers = _first_headers(type_name(name), content_type, is_opaque=is_opaque)
         if event.schema_version != 1:
             headers.append((_event.HEADER_SCHEMA_VERSION, _number(event.schema_version)))
         if event.tags != ():
@@ -205,6 +200,19 @@ class EventEncoder:
         if event.causation_id is not None:
             headers.append((_event.HEADER_CAUSATION, _text("causation_id", event.causation_id)))
         return encode_headers(headers)
+
+
+def _is_plain(event: Event) -> bool:
+    return (
+        event.id is None
+        and event.metadata is None
+        and event.tags == ()
+        and event.schema_version == 1
+        and event.correlation_id is None
+        and event.causation_id is None
+        and event.content_type is None
+        and event.time_ms is None
+    )
 
 
 def _first_headers(name: str, content_type: str | None, *, is_opaque: bool) -> _Headers:

@@ -30,7 +30,6 @@ from eventlog.meta import Environment
 from eventlog.settings import check_durability
 from eventlog.sourcing import postings
 from eventlog.sourcing.codec import Codec
-from eventlog.sourcing.consecutive import ascending
 from eventlog.sourcing.encoding import EncodedEvents
 from eventlog.sourcing.event import (
     HEADER_ID,
@@ -234,14 +233,15 @@ class EventPartition:
     def _write(self, appends: list[StreamEvents], befores: list[int], now_ms: int, how: str) -> int:
         """Write the batch and tell the index; returns the first offset. Under the index's lock."""
         keys: bytes | tuple[bytes, ...]
+        numbers: int | array[int]
         if len(appends) == 1:
             _, keys, events, _ = appends[0]
-            numbers = ascending(befores[0] + 1, len(events.values))
+            numbers = befores[0] + 1  # and counting up, in C
         else:
             keys, events, numbers = _joined(appends, befores)
         values, headers, ids, times = events
         count = len(values)
-        made = self._ids.many(count, now_ms)
+        made = self._ids.first_of(count, now_ms)
         offset, position = self.partition.append_columns(
             values,
             keys=keys,
@@ -411,7 +411,7 @@ def _joined(
         values += events.values
         keys += [key] * count
         headers += [events.headers] * count if isinstance(events.headers, bytes) else events.headers
-        numbers += ascending(before + 1, count)
+        numbers.extend(range(before + 1, before + 1 + count))
         ids += [None] * count if events.ids is None else events.ids
         times += [None] * count if events.times_ms is None else events.times_ms
     together = EncodedEvents(
@@ -424,7 +424,11 @@ def _joined(
 
 
 def _ids_filled(ids: list[bytes | None], made: bytes) -> bytes:
-    return b"".join(made[16 * i : 16 * i + 16] if own is None else own for i, own in enumerate(ids))
+    """One id each: its own, or one counted up from the first that was made."""
+    first = int.from_bytes(made, "big")
+    return b"".join(
+        (first + i).to_bytes(16, "big") if own is None else own for i, own in enumerate(ids)
+    )
 
 
 def _groups(runs: Runs) -> list[Runs]:

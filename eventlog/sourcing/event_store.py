@@ -23,7 +23,7 @@ from eventlog.errors import (
 from eventlog.log.topic import Topic
 from eventlog.meta import Environment
 from eventlog.sourcing import aggregate, postings
-from eventlog.sourcing.codec import Codec, JsonCodec
+from eventlog.sourcing.codec import Codec, JsonCodec, type_name
 from eventlog.sourcing.encoding import EncodedEvents, EventEncoder
 from eventlog.sourcing.event import Event, RecordedEvent
 from eventlog.sourcing.event_partition import (
@@ -167,7 +167,8 @@ class EventStore:
         if type(events) is Event:
             plain = self._encoder.plain(events)
             if plain is not None:
-                return partition.append_one(stream, key, *plain, expected_version, durability)
+                value, start = plain
+                return partition.append_one(stream, key, value, start, expected_version, durability)
         encoded = self._encoder.encode(self._sequence(events))
         return partition.append([StreamEvents(stream, key, encoded, expected_version)], durability)[
             0
@@ -197,6 +198,7 @@ class EventStore:
         Returns and raises what :meth:`append` does.
         """
         key = stream_key(stream)
+        type_name(type)
         if content_type is None or content_type == self.codec.content_type:
             is_opaque = content_type is None and not self.codec.has_type(type)
             headers = self._encoder.plain_headers(type, is_opaque=is_opaque)
@@ -241,25 +243,24 @@ class EventStore:
         if isinstance(appends, Mapping):
             appends = [StreamAppend(stream, events) for stream, events in appends.items()]
         encoded: list[StreamEvents] = []
+        encode, encode_one = self._encoder.encode, self._encoder.encode_one
         for stream, events, expected in appends:
-            encoded.append(
-                StreamEvents(
-                    stream,
-                    stream_key(stream),
-                    self._encoder.encode(self._sequence(events)),
-                    expected,
-                )
+            key = self._keys.get(stream) or self._new_key(stream)
+            columns = (
+                encode_one(events) if type(events) is Event else encode(self._sequence(events))
             )
+            encoded.append(StreamEvents(stream, key, columns, expected))
         if not encoded:
             return []
-        partitions = {id(p): p for p in (self._partition_of(append.key) for append in encoded)}
-        if len(partitions) > 1:
-            raise PartitionMismatchError(
-                f"the streams lie in {len(partitions)} partitions, a batch in one",
-                hint="Append to each stream by itself, or use an event store of one partition",
-                topic=self.name,
-            )
-        (partition,) = partitions.values()
+        partition = self._only
+        if partition is None:
+            partition, *others = {self._partition_of(append.key) for append in encoded}
+            if others:
+                raise PartitionMismatchError(
+                    f"the streams lie in {1 + len(others)} partitions, a batch in one",
+                    hint="Append to each stream by itself, or use an event store of one partition",
+                    topic=self.name,
+                )
         return partition.append(encoded, durability)
 
     def _new_key(self, stream: str) -> bytes:

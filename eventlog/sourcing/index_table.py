@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from eventlog.meta import BytesTable, Environment, StructTable, Transaction
+from eventlog.meta import BytesTable, Environment, StructTable, Transaction, damaged_table
 from eventlog.sourcing import postings
 from eventlog.sourcing.postings import POSTING_SIZE_BYTES
 
@@ -25,15 +25,20 @@ FORMAT_VERSION = 1
 _HEAD_SIZE_BYTES_MAX = 56 * POSTING_SIZE_BYTES  # larger rows would go to pages of their own
 _CHUNK_SIZE_BYTES_MAX = 1024 * POSTING_SIZE_BYTES
 _PAGE_COUNT = 1024
+_AUDITED_COUNT_MAX = 20_000  # more take too long at each opening after a kill
 _END = b"\0"
 _PAST = b"\x01"
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """How far the rows are folded. Another format or byte order: they are of no use."""
+    """How far the rows are folded, and how many there are.
+
+    Rows of another format or byte order are of no use.
+    """
 
     end_offset: int
     is_regular: bool
+    row_count: int = 0
     format_version: int = FORMAT_VERSION
     byte_order: str = sys.byteorder
 
@@ -54,7 +59,7 @@ class IndexTable:
     """The rows of one partition, as of the checkpoint that was loaded or written last.
 
     Methods raise CorruptionError (case C-H) for damaged rows, StaleIndexError when somebody else moved
-    the checkpoint or made the rows anew. Not thread-safe.
+    the checkpoint or made the rows anew. Without a checkpoint there are no rows. Not thread-safe.
     """
 
     def __init__(self, environment: Environment, name: str) -> None:
@@ -76,7 +81,21 @@ class IndexTable:
             self._seen = (transaction.generation, transaction.id)
             checkpoint = _checkpoints.get(transaction, self._key)
             self._end_offset = checkpoint.end_offset if checkpoint is not None else -1
+            if checkpoint is None or checkpoint.is_readable:
+                self._audit(transaction, 0 if checkpoint is None else checkpoint.row_count)
         return checkpoint
+
+    def _audit(self, transaction: Transaction, expected_count: int) -> None:
+        """Look whether all rows are there, and read them if nothing else proves them.
+
+        (A damaged key is not noticed by looking for the right one.)
+        """
+        row_count = self._rows.count(transaction)
+        if row_count != expected_count:
+            raise damaged_table(self._rows.name, f"{row_count} rows, not {expected_count}")
+        if not self.environment.is_proven and row_count <= _AUDITED_COUNT_MAX:
+            for _ in self._rows.items(transaction):
+                pass  # each is checked
 
     def _check(self, transaction: Transaction) -> None:
         seen = (transaction.generation, transaction.id)
@@ -103,6 +122,8 @@ class IndexTable:
 
     def head(self, key: bytes) -> bytes:
         """The newest postings of a stream; empty where there is none."""
+        if self._end_offset < 0:
+            return b""
         with self._read() as transaction:
             self._check(transaction)
             return self._rows.get(transaction, key + _END) or b""
@@ -112,6 +133,8 @@ class IndexTable:
 
         The chunk is the one that holds the version, or the next one; empty if the head begins there.
         """
+        if self._end_offset < 0:
+            return b"", b""
         prefix = key + _END
         with self._read() as transaction:
             self._check(transaction)
@@ -143,6 +166,8 @@ class IndexTable:
         Empty: there is no next one.
         """
         page: list[bytes] = []
+        if self._end_offset < 0:
+            return page, b""
         with self._read() as transaction:
             self._check(transaction)
             while True:
@@ -163,6 +188,8 @@ class IndexTable:
             self._check(transaction)
             for key in sorted(tail):
                 self._add(transaction, key + _END, bytes(tail[key]))
+            row_count = self._rows.count(transaction)
+            checkpoint = msgspec.structs.replace(checkpoint, row_count=row_count)
             _checkpoints.put(transaction, self._key, checkpoint)
         self._end_offset = checkpoint.end_offset
 

@@ -27,11 +27,11 @@ from typing import TypeVar
 from uuid import UUID
 
 from eventlog._native import check, ffi, lib
-from eventlog.errors import CorruptionError, EventLogError
+from eventlog.errors import CorruptionError, EventLogError, StorageError
+from eventlog.log.cursor import Cursor
 from eventlog.log.partition import Partition
 from eventlog.meta import Environment
 from eventlog.sourcing import postings
-from eventlog.sourcing.consecutive import ascending
 from eventlog.sourcing.event import HEADER_VERSION
 from eventlog.sourcing.index_table import Checkpoint, IndexTable, StaleIndexError
 from eventlog.sourcing.postings import FIRST_RECORD_POSITION
@@ -86,6 +86,7 @@ class StreamIndex:
         self._name = f"{topic_id.hex}/{partition.number}"
         self._run_count_max = run_count_max
         self.state = ffi.new("el_partition_state *")
+        self._cursor: Cursor | None = None
         self._layers: list[IndexTable] = []  # older to newer: the store's, then a private one
         self.tail: dict[bytes, TailEntry] = {}
         self._base_offset = 0  # where the tail begins
@@ -212,19 +213,23 @@ class StreamIndex:
         end_offset = min(end_offset, high_watermark)
         if self._folded_offset >= end_offset:
             return
+        cursor = self._cursor
+        if cursor is None:
+            cursor = self._cursor = self.partition.cursor(_CHUNK_COUNT)
         try:
-            with self.partition.cursor(_CHUNK_COUNT) as cursor:
-                cursor.seek(max(self._folded_offset, log_start_offset))
-                while cursor.next(end_offset, _CHUNK_COUNT):
-                    self._fold_chunk(
-                        cursor.take("keys"), cursor.numbers(_VERSION_NAME), *cursor.locations()
-                    )
-                    if self.room <= 0 and self._folded_offset >= self.end_offset:
-                        self._make_room()
-                        cursor.seek(max(self._folded_offset, log_start_offset))
+            cursor.seek(max(self._folded_offset, log_start_offset))
+            while self._folded_offset < end_offset and cursor.next(end_offset, _CHUNK_COUNT):
+                self._fold_chunk(
+                    cursor.take("keys"), cursor.numbers(_VERSION_NAME), *cursor.locations()
+                )
+                if self.room <= 0 and self._folded_offset >= self.end_offset:
+                    self._make_room_if_possible()
+                    cursor.seek(max(self._folded_offset, log_start_offset))
         except BaseException:
             self.forget_tail()
             raise
+        finally:
+            cursor.seek(0)  # lets go of the segments
         self._folded_offset = max(self._folded_offset, end_offset)
         self.end_offset = max(self.end_offset, end_offset)
 
@@ -247,7 +252,9 @@ class StreamIndex:
             if (
                 version == entry.folded + 1
                 and offsets[end - 1] - offsets[start] == count - 1
-                and (count == 1 or numbers[start:end] == ascending(version, count))
+                and (
+                    count == 1 or numbers[start:end] == array("q", range(version, version + count))
+                )
             ):
                 self.room -= postings.extend(
                     entry.runs,
@@ -452,8 +459,11 @@ class StreamIndex:
         try:
             self.checkpoint()
         except EventLogError as error:
-            _logger.warning("stream index %s: no checkpoint now: %s", self._name, error)
-            self.room = max(self.room, self._run_count_max // 4)
+            self._put_off(error)
+
+    def _put_off(self, error: EventLogError) -> None:
+        _logger.warning("stream index %s: no checkpoint now: %s", self._name, error)
+        self.room = max(self.room, self._run_count_max // 4)
 
     def _make_room(self) -> None:
         """In the middle of folding, all of it folded so far: let go of the tail."""
@@ -467,6 +477,14 @@ class StreamIndex:
             if not self._environment.is_temporary:
                 self._layers.append(IndexTable(Environment.temporary(), self._name))
         self._write_tail()
+
+    def _make_room_if_possible(self) -> None:
+        try:
+            self._make_room()
+        except CorruptionError:
+            raise
+        except StorageError as error:
+            self._put_off(error)
 
     def _write_tail(self) -> None:
         tail = {key: entry.runs for key, entry in self.tail.items() if entry.runs}
@@ -489,6 +507,9 @@ class StreamIndex:
             if self.partition.writable and self._foldable_offset() > self._base_offset:
                 self.checkpoint()
         finally:
+            if self._cursor is not None:
+                self._cursor.close()
+                self._cursor = None
             self._close_private(self._layers)
 
     def _close_private(self, layers: list[IndexTable]) -> None:

@@ -6,12 +6,15 @@
   a topic of that durability; SEEDS states each; of RECOVERIES of them the recovery is cut, too.
 - ``fault:ERRNO:SEEDS``: each operation that changes the disk fails once, the store goes on, and the
   power goes at some later moment, SEEDS times.
+- ``restart:SEEDS``: the process ends after each step, another opens the store and serves what the page
+  cache has; then the power goes, SEEDS times.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import sys
 from collections import Counter
@@ -80,7 +83,7 @@ class PowerCuts:
                         self.cut_recovery(state, random, moment)
             if moment < len(self.trace):
                 disk.apply(self.trace[moment])
-        self.check_traced(disk)
+        self.check_traced(disk, self.live)
         self.counts["operations"] += len(self.trace)
 
     def cut_after_faults(self, os_errno: int, seeds: int) -> None:
@@ -112,17 +115,51 @@ class PowerCuts:
                     self.check(disk.crash(random), random, moment)
             self.w.remove(self.live)
 
+    def cut_after_restart(self, seeds: int) -> None:
+        """What was read from the page cache once is durable by then: readers may have acted on it."""
+        # With and without room reserved: recovery goes different ways.
+        for done, reserved in itertools.product(range(1, len(self.w.SHORT) + 1), (0, 1024)):
+            self.faults.reset()
+            self.boots += 1
+            live = self.directory / f"live{self.boots}"
+            live.mkdir()
+            history = self.w.run(
+                live,
+                self.w.SHORT[:done],
+                settings={"preallocation_bytes_max": reserved},
+                finish=self.w.abandon,
+            )
+            with self.w.opened(live) as log:
+                served = self.w.contents(log)
+                self.w.check_acknowledged(history, served)
+                trace = self.faults.trace(live)
+            disk = Disk()
+            for operation in trace:
+                disk.apply(operation)
+            for seed in range(seeds):
+                random = Random(f"{done} {seed}")
+                root = self.boot(disk.crash(random), random, live)
+                with (
+                    _told_on_failure(f"restart after step {done}, {reserved=}, seed {seed}"),
+                    self.w.opened(root) as log,
+                ):
+                    assert self.w.contents(log) == served, "what was served is gone"
+                self.counts["restarts"] += 1
+                self.w.remove(root)
+            self.w.remove(live)
+
     def near(self, moment: int) -> str:
         """Where a moment is, for messages."""
         return f"{moment} changes, the last {_told_all(self.trace[max(0, moment - 3) : moment])}"
 
-    def boot(self, state: State, random: Random) -> Path:
-        """A machine that comes up with this state on its disk."""
+    def boot(self, state: State, random: Random, live: Path | None = None) -> Path:
+        """A machine that comes up with this state on its disk; ``live`` is where it came from."""
+        live = live or self.live
         self.boots += 1
         self.faults.reboot(self.boots)
         root = self.directory / f"boot{self.boots}"
-        live = {name: random.choice((None, self.live / name)) for name in DIRECTORIES_NOT_TRACED}
-        materialise(state, root, untraced=live)
+        untraced = {name: random.choice((None, live / name)) for name in DIRECTORIES_NOT_TRACED}
+        materialise(state, root, untraced=untraced)
         return root
 
     def check(self, state: State, random: Random, moment: int) -> None:
@@ -150,7 +187,12 @@ class PowerCuts:
         with self.w.opened(root) as log:
             opened = self.faults.trace_count
             served = self.w.contents(log)
-            trace = self.faults.trace(root)[:opened]
+        whole = self.faults.trace(root)
+        trace = whole[:opened]
+        disk = Disk(initial)
+        for operation in whole:
+            disk.apply(operation)
+        self.check_traced(disk, root)
         self.w.remove(root)
         disk = Disk(initial)
         for cut in range(opened + 1):
@@ -170,9 +212,9 @@ class PowerCuts:
             if cut < opened:
                 disk.apply(trace[cut])
 
-    def check_traced(self, disk: Disk) -> None:
+    def check_traced(self, disk: Disk, root: Path) -> None:
         """Nothing was written past the traced layer, apart from mapped pages and LMDB."""
-        modelled, real = disk.running(), snapshot(self.live)
+        modelled, real = disk.running(), snapshot(root)
         for state in (modelled, real):
             for path in [path for path in state if path.startswith(DIRECTORIES_NOT_TRACED)]:
                 del state[path]
@@ -209,6 +251,8 @@ def main() -> None:
                 cuts.cut_everywhere(steps, durability, int(seeds), int(recoveries))
             case ["fault", errno_name, seeds]:
                 cuts.cut_after_faults(getattr(errno, errno_name), int(seeds))
+            case ["restart", seeds]:
+                cuts.cut_after_restart(int(seeds))
             case _:
                 sys.exit(f"no such job: {job}")
     print(json.dumps(cuts.counts))

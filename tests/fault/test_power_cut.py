@@ -34,6 +34,11 @@ def test_a_cut_at_any_moment_keeps_what_was_durable(fault_module: Path, scratch:
     assert all(counts[case] > 0 for case in ("C-A", "C-B", "C-C", "C-F")), counts
 
 
+@pytest.mark.guarantee("G-04")
+def test_what_was_served_after_a_restart_survives_a_cut(fault_module: Path, scratch: Path) -> None:
+    assert run(fault_module, scratch, "restart:4")["restarts"] > 50
+
+
 @pytest.mark.guarantee("G-11")
 @pytest.mark.guarantee("G-12")
 def test_a_cut_after_something_failed_keeps_what_was_durable(
@@ -52,5 +57,6 @@ def test_many_more_cuts(fault_module: Path, scratch: Path) -> None:
         "cut:LONG:os:10:50",
         "fault:EIO:60",
         "fault:ENOSPC:20",
+        "restart:200",
         timeout_s=3500,
     )

@@ -112,6 +112,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     moment: Callable[[], int] = lambda: 0,
     on_error: Callable[[], None] = lambda: None,
+    finish: Callable[[EventLog, History], None] | None = None,
     tell: Callable[[Attempt], object] = lambda attempt: None,
 ) -> History:
     """Do the steps in a new store at ``root``.
@@ -120,6 +121,7 @@ def run(
         settings: of the topic, besides SETTINGS.
         moment: entries of the trace by now.
         on_error: called when a call raised; appends then go on.
+        finish: ends the last opening; None: ``close``.
         tell: called with each append before it begins and after it ended.
 
     Anything but the errors of eventlog is let through.
@@ -171,7 +173,7 @@ def run(
         attempt.ended = moment()
         tell(attempt)
     if log is not None:
-        close(log, history)
+        (finish or close)(log, history)
     return history
 
 
@@ -181,6 +183,11 @@ def close(log: EventLog, history: History) -> None:
         log.close()
     except EventLogError as error:
         history.failures.append(error)
+
+
+def abandon(log: EventLog, history: History) -> None:
+    """What the kill of the process does: descriptors and locks are gone, nothing is finished."""
+    log._abandon()
 
 
 @contextlib.contextmanager

@@ -53,7 +53,21 @@ def test_an_unknown_topic(log: eventlog.EventLog) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["a/b", "../up", "", ".", "..", "with space", "ä", "x" * 250, "nul\0", "line\n", None, 5, b"bytes"],
+    [
+        "a/b",
+        "../up",
+        "",
+        ".",
+        "..",
+        "with space",
+        "ä",
+        "x" * 250,
+        "nul\0",
+        "line\n",
+        None,
+        5,
+        b"bytes",
+    ],
 )
 def test_a_topic_name_that_kafka_would_not_take(log: eventlog.EventLog, name: Any) -> None:
     before = contents(log.path / "log")
@@ -94,7 +108,9 @@ class TestTooLarge:
 
     def test_larger_than_the_topic_allows(self, log: eventlog.EventLog) -> None:
         topic = log.topic("t", batch_size_bytes_max=1000)
-        with pytest.raises(RecordTooLargeError, match="raise the topic's batch_size_bytes_max") as caught:
+        with pytest.raises(
+            RecordTooLargeError, match="raise the topic's batch_size_bytes_max"
+        ) as caught:
             topic.append(bytes(1000))
         assert (caught.value.limit, caught.value.size > 1000) == (1000, True)
         with pytest.raises(RecordTooLargeError):
@@ -144,9 +160,15 @@ def test_a_start_outside_the_log(log: eventlog.EventLog, start: int) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"segment_size_bytes_max": 100}, {"segment_size_bytes_max": 2**31}, {"segment_ms": 0},
-        {"compression": "gzip"}, {"compression_level": 20}, {"nonsense": 1}, {"interval_ms": 0},
-        {"batch_size_bytes_max": True}, {"gather_us": -1},
+        {"segment_size_bytes_max": 100},
+        {"segment_size_bytes_max": 2**31},
+        {"segment_ms": 0},
+        {"compression": "gzip"},
+        {"compression_level": 20},
+        {"nonsense": 1},
+        {"interval_ms": 0},
+        {"batch_size_bytes_max": True},
+        {"gather_us": -1},
     ],
     ids=str,
 )
@@ -172,7 +194,9 @@ class TestFormats:
             assert (caught.value.found, caught.value.known) == (2, 1)
         assert contents(tmp_path) == before
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "1"}', '{"format": 0}', "\xff"])
+    @pytest.mark.parametrize(
+        "text", ["", "{", "[]", "{}", '{"format": "1"}', '{"format": 0}', "\xff"]
+    )
     def test_a_format_file_that_is_none(self, tmp_path: Path, text: str) -> None:
         eventlog.open(tmp_path).close()
         (tmp_path / "eventlog.json").write_bytes(text.encode("latin-1"))
@@ -192,7 +216,9 @@ class TestFormats:
 
 @pytest.mark.guarantee("G-14")
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1, "topics": {"t": 5}}', "\xff"])
-def test_topics_that_cannot_be_understood_are_refused_not_forgotten(tmp_path: Path, text: str) -> None:
+def test_topics_that_cannot_be_understood_are_refused_not_forgotten(
+    tmp_path: Path, text: str
+) -> None:
     with eventlog.open(tmp_path) as log:
         log.topic("t").append(b"x")
     path = tmp_path / "topics.json"

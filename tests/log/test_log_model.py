@@ -34,19 +34,26 @@ class LogAgainstList(RuleBasedStateMachine):
         self.readers: list[eventlog.EventLog] = []
 
     @initialize(
-        durability=st.sampled_from(["sync", "os"]), compression=st.sampled_from(["none", "zstd"]),
+        durability=st.sampled_from(["sync", "os"]),
+        compression=st.sampled_from(["none", "zstd"]),
         preallocation=st.sampled_from([0, 4096]),
     )
-    def begin(self, durability: str, compression: str, preallocation: int) -> None:
+    def begin(self, durability: Any, compression: str, preallocation: int) -> None:
         self.open()
         self.topic = self.log.topic(
-            "t", partitions=PARTITIONS, durability=durability, compression=compression,
-            compression_size_bytes_min=100, preallocation_bytes_max=preallocation, **SMALL,
+            "t",
+            partitions=PARTITIONS,
+            durability=durability,
+            compression=compression,
+            compression_size_bytes_min=100,
+            preallocation_bytes_max=preallocation,
+            **SMALL,
         )
 
     def open(self) -> None:
         self.log = eventlog.open(self.store, clock=self.clock)
-        self.topic = self.log.topic("t") if "t" in self.log.topics() else None
+        if "t" in self.log.topics():
+            self.topic = self.log.topic("t")
 
     def expect(self, partition: int, value: bytes | None, key: bytes | None) -> None:
         rows = self.model[partition]

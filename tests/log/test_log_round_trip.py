@@ -52,7 +52,9 @@ def expected(all_batches: list[Batch]) -> list[tuple[Any, ...]]:
 @pytest.mark.guarantee("G-04")
 @given(batches, topic_settings)
 @example([[(None, None, [], 0)], [(b"", b"", [("", None), ("", b"")], 2**62)]], {})
-def test_reading_gives_what_was_appended(all_batches: list[Batch], settings: dict[str, Any]) -> None:
+def test_reading_gives_what_was_appended(
+    all_batches: list[Batch], settings: dict[str, Any]
+) -> None:
     with scratch() as directory:
         with eventlog.open(directory, durability="os") as log:
             topic = log.topic("t", **settings)
@@ -90,12 +92,19 @@ def test_objects_walked_in_c_and_packed_columns_give_equal_bytes_and_equal_reads
 
 
 @given(
-    count=st.integers(0, 30), start=st.integers(0, 35), end=st.none() | st.integers(-2, 35),
-    limit=st.none() | st.integers(-1, 35), batch_count=st.integers(1, 40),
+    count=st.integers(0, 30),
+    start=st.integers(0, 35),
+    end=st.none() | st.integers(-2, 35),
+    limit=st.none() | st.integers(-1, 35),
+    batch_count=st.integers(1, 40),
 )
 @example(count=0, start=0, end=-1, limit=None, batch_count=9)
 def test_start_end_limit_are_those_of_a_slice(
-    ranged: tuple[Any, list[bytes]], count: int, start: int, end: int | None, limit: int | None,
+    ranged: tuple[Any, list[bytes]],
+    count: int,
+    start: int,
+    end: int | None,
+    limit: int | None,
     batch_count: int,
 ) -> None:
     topic, everything = ranged
@@ -108,7 +117,9 @@ def test_start_end_limit_are_those_of_a_slice(
     wanted = wanted if limit is None else wanted[: max(limit, 0)]
     assert [each.value for each in topic.read(start=start, end=end, limit=limit)] == wanted
     chunks = list(
-        topic.read_batches(start=start, end=end, limit=limit, take="values", batch_count=batch_count)
+        topic.read_batches(
+            start=start, end=end, limit=limit, take="values", batch_count=batch_count
+        )
     )
     assert [value for chunk in chunks for value in chunk] == wanted
     assert all(0 < len(chunk) <= batch_count for chunk in chunks)
@@ -143,7 +154,9 @@ def test_an_iterator_outlives_appends_and_rolls(tmp_path: Path) -> None:
             topic.append(b"later" * 20)
             if n < 6:
                 seen += next(reading)
-        assert seen + [value for chunk in reading for value in chunk] == [b"%d" % n for n in range(20)]
+        assert seen + [value for chunk in reading for value in chunk] == [
+            b"%d" % n for n in range(20)
+        ]
 
 
 def test_what_a_read_gave_stays_good_after_close(tmp_path: Path) -> None:
@@ -190,11 +203,16 @@ class TestTime:
                 topic.append(b"x")
                 clock.advance(-100)
             assert [(each.offset, each.timestamp_ms) for each in topic.read()] == [
-                (0, 1000), (1, 900), (2, 800), (3, 700), (4, 600),
+                (0, 1000),
+                (1, 900),
+                (2, 800),
+                (3, 700),
+                (4, 600),
             ]
 
     @given(
-        times=st.lists(st.integers(0, 40), min_size=1, max_size=40), asked=st.integers(0, 41),
+        times=st.lists(st.integers(0, 40), min_size=1, max_size=40),
+        asked=st.integers(0, 41),
         compression=st.sampled_from(["none", "zstd"]),
     )
     def test_by_time_is_the_first_offset_with_that_time_or_later(

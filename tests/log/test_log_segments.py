@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from log_support import SMALL, abandon, contents, partition_directory, read_all, scratch, segments, values
+from log_support import (
+    SMALL,
+    abandon,
+    contents,
+    partition_directory,
+    read_all,
+    scratch,
+    segments,
+    values,
+)
 
 import eventlog
 from eventlog.clock import ManualClock
@@ -100,7 +109,10 @@ class TestIndexes:
     def test_written_ones_equal_rebuilt_ones(
         self, sizes: list[int], interval: int, times: list[int], reopen_after: int
     ) -> None:
-        settings = {"segment_size_bytes_max": 1024, "index_interval_bytes": interval}
+        settings: dict[str, Any] = {
+            "segment_size_bytes_max": 1024,
+            "index_interval_bytes": interval,
+        }
         with scratch() as store:
             log = eventlog.open(store, durability="os")
             topic = log.topic("t", **settings)
@@ -164,7 +176,10 @@ class TestIndexes:
         def check(topic: Any) -> None:
             assert (read_all(topic), [topic.offset_for_time(t) for t in range(52)]) == expected
             for start in range(60):
-                assert values(topic, start=start, limit=2) == [bytes(start), *[bytes(start + 1)][: 59 - start]]
+                assert values(topic, start=start, limit=2) == [
+                    bytes(start),
+                    *[bytes(start + 1)][: 59 - start],
+                ]
 
         with eventlog.open(tmp_path, read_only=True) as log:
             check(log.topic("t"))

@@ -177,7 +177,9 @@ class TestHighWatermark:
             assert next(topic.tail(start=0)).value == b"0"
 
     @pytest.mark.parametrize("durability", ["os", "interval"])
-    def test_under_less_than_sync_it_is_the_written_end(self, tmp_path: Path, durability: str) -> None:
+    def test_under_less_than_sync_it_is_the_written_end(
+        self, tmp_path: Path, durability: str
+    ) -> None:
         with eventlog.open(tmp_path, durability=durability) as log:
             topic = log.topic("t")
             stop_flusher(log)
@@ -228,11 +230,15 @@ class TestWaitingEnds:
         with eventlog.open(tmp_path) as log:
             topic = log.topic("t")
             thread = threading.Thread(target=press)
-            with pytest.raises(KeyboardInterrupt):
+
+            def wait() -> None:
                 try:
                     thread.start()
                     next(topic.tail())
                 finally:
                     done.set()
+
+            with pytest.raises(KeyboardInterrupt):
+                wait()
             thread.join()
             assert topic.append(b"still fine").offset == 0

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sourcing_support import scratch
 
 import eventlog
 from eventlog.sourcing import EventStore
-from sourcing_support import scratch
 
 
 @pytest.fixture

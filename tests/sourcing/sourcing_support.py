@@ -40,9 +40,7 @@ class Opened:
             settings = {}
         topic = self.log.topic(NAME, **settings)
         self.environment = Environment.open(self.log.meta_directory, read_only=read_only)
-        self.store = EventStore(
-            topic, self.environment, codec, index_run_count_max=run_count_max
-        )
+        self.store = EventStore(topic, self.environment, codec, index_run_count_max=run_count_max)
         self.topic = topic
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sourcing_support import Opened, raw
 
 import eventlog
 from eventlog.errors import (
@@ -28,7 +29,6 @@ from eventlog.sourcing import (
     EventStore,
     StreamAppend,
 )
-from sourcing_support import Opened, raw
 
 ONE = Event(b"x", type="t")
 SHAPES = {"plain": ONE, "batch": [ONE, ONE], "odd": Event(b"x", type="t", tags=["y"])}
@@ -65,11 +65,22 @@ def test_receipts_tell_where_events_are(store: EventStore) -> None:
     first = store.append("a", raw(3))
     second = store.append("b", ONE)
     third = store.append("a", raw(2))
-    assert (first.stream, first.version, first.partition, first.offset, first.count) == ("a", 3, 0, 0, 3)
+    assert (first.stream, first.version, first.partition, first.offset, first.count) == (
+        "a",
+        3,
+        0,
+        0,
+        3,
+    )
     assert (second.version, second.offset, second.first_version, second.end_offset) == (1, 3, 1, 4)
     assert (third.version, third.offset, third.first_version, third.end_offset) == (5, 4, 4, 6)
     assert [(e.stream, e.version) for e in store.read_all()] == [
-        ("a", 1), ("a", 2), ("a", 3), ("b", 1), ("a", 4), ("a", 5),
+        ("a", 1),
+        ("a", 2),
+        ("a", 3),
+        ("b", 1),
+        ("a", 4),
+        ("a", 5),
     ]
 
 
@@ -95,7 +106,9 @@ def test_append_many_is_one_batch(store: EventStore) -> None:
         ]
     )
     assert [(r.stream, r.version, r.offset, r.count) for r in receipts] == [
-        ("a", 4, 2, 2), ("b", 1, 4, 1), ("a", 5, 5, 1),
+        ("a", 4, 2, 2),
+        ("b", 1, 4, 1),
+        ("a", 5, 5, 1),
     ]
     assert store.topic.partition(0).state().appended_batches == 2
     assert [event.version for event in store.read_stream("a")] == [1, 2, 3, 4, 5]
@@ -132,7 +145,9 @@ def test_append_many_stays_in_one_partition(log: eventlog.EventLog) -> None:
     for name, record in ((n, log.topic("wide").append(b"", key=n.encode())) for n in names):
         assert record.partition == partition_of[name]  # Kafka's default partitioner
     same = [name for name in names if partition_of[name] == partition_of["s0"]]
-    assert {r.partition for r in store.append_many(dict.fromkeys(same, ONE))} == {partition_of["s0"]}
+    assert {r.partition for r in store.append_many(dict.fromkeys(same, ONE))} == {
+        partition_of["s0"]
+    }
     other = next(name for name in names if partition_of[name] != partition_of["s0"])
     with pytest.raises(PartitionMismatchError, match="2 partitions"):
         store.append_many({"s0": ONE, other: ONE})
@@ -247,8 +262,11 @@ def test_reading_ranges(store: EventStore) -> None:
     assert [e.version for e in store.read_stream("s", start=-3, limit=2)] == [1, 2]
     assert [e.version for e in store.read_stream("s", backwards=True, limit=2)] == [5, 4]
     for empty in (
-        store.read_stream("s", start=6), store.read_stream("s", limit=0), store.read_stream("none"),
-        store.read_stream("s", start=3, end=3), store.read_stream("s", end=1),
+        store.read_stream("s", start=6),
+        store.read_stream("s", limit=0),
+        store.read_stream("none"),
+        store.read_stream("s", start=3, end=3),
+        store.read_stream("s", end=1),
     ):
         assert list(empty) == []
     assert [e.offset for e in store.read_all(start=1, end=4)] == [1, 2, 3]
@@ -259,17 +277,19 @@ def test_reading_ranges(store: EventStore) -> None:
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_long_streams(log: eventlog.EventLog, compression: str) -> None:
     """Longer than any chunk, in runs longer than any chunk, over several segments."""
-    store = log.event_store(
-        "orders", segment_size_bytes_max=100_000, compression=compression
-    )
+    store = log.event_store("orders", segment_size_bytes_max=100_000, compression=compression)
     for i in range(6):
         store.append_raw("long", "t", [b"%d" % n for n in range(i * 1500, i * 1500 + 1500)])
         store.append("mixed", ONE)
     versions = list(range(1, 9001))
     for _ in range(2):
         assert [e.version for e in store.read_stream("long")] == versions
-        assert [int(e.data) + 1 for e in store.read_stream("long", backwards=True)] == versions[::-1]
-        assert [e.version for e in store.read_stream("long", start=1400, limit=200)] == versions[1399:1599]
+        assert [int(e.data) + 1 for e in store.read_stream("long", backwards=True)] == versions[
+            ::-1
+        ]
+        assert [e.version for e in store.read_stream("long", start=1400, limit=200)] == versions[
+            1399:1599
+        ]
         part = store.read_stream("long", end=5000, backwards=True, limit=2000)
         assert [e.version for e in part] == versions[2999:4999][::-1]
         store.checkpoint()
@@ -305,10 +325,17 @@ def test_after_close(directory: Path) -> None:
     store.close()
     store.close()
     for call in (
-        lambda: store.append("s", ONE), lambda: store.append("s", [ONE]),
-        lambda: store.append_many({"s": ONE}), lambda: store.append_raw("s", "t", [b""]),
-        lambda: store.read_stream("s"), lambda: store.read_all(), lambda: store.streams(),
-        lambda: store.stream_version("s"), store.checkpoint, store.verify, store.rebuild_index,
+        lambda: store.append("s", ONE),
+        lambda: store.append("s", [ONE]),
+        lambda: store.append_many({"s": ONE}),
+        lambda: store.append_raw("s", "t", [b""]),
+        lambda: store.read_stream("s"),
+        lambda: store.read_all(),
+        lambda: store.streams(),
+        lambda: store.stream_version("s"),
+        store.checkpoint,
+        store.verify,
+        store.rebuild_index,
     ):
         with pytest.raises(ClosedError):
             call()
@@ -326,14 +353,19 @@ def test_an_interrupted_append_leaves_no_half_truth(store: EventStore, monkeypat
     index = store._partitions[0].index
     partition = store._partitions[0].partition
 
+    append_one = partition.append_one
+
     def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def written_and_interrupted(*arguments: Any) -> None:
+        append_one(*arguments)
         raise KeyboardInterrupt
 
     for shape in (raw(2), ONE):
         with monkeypatch.context() as patch:
             if shape is ONE:
-                append_one = partition.append_one
-                patch.setattr(partition, "append_one", lambda *a: (append_one(*a), interrupted()))
+                patch.setattr(partition, "append_one", written_and_interrupted)
             else:
                 patch.setattr(index, "appended", interrupted)
             with pytest.raises(KeyboardInterrupt):
@@ -356,8 +388,10 @@ def test_a_forked_child_is_refused_and_may_open_its_own(directory: Path) -> None
         try:
             refused = 0
             for call in (
-                lambda: store.append("s", ONE), lambda: store.append("s", [ONE]),
-                lambda: list(store.read_stream("s")), lambda: store.stream_version("s"),
+                lambda: store.append("s", ONE),
+                lambda: store.append("s", [ONE]),
+                lambda: list(store.read_stream("s")),
+                lambda: store.stream_version("s"),
             ):
                 try:
                     call()

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sourcing_support import MEMORY, Opened, kept_in_memory, raw
 
 from eventlog.errors import WrongExpectedVersion
-from eventlog.sourcing import ANY, NO_STREAM, STREAM_EXISTS, Event, StreamAppend
-from sourcing_support import MEMORY, Opened, kept_in_memory, raw
+from eventlog.sourcing import NO_STREAM, STREAM_EXISTS, Event, StreamAppend
 
 STREAMS = ["a", "b", "ba", "ü", "z" * 400]
 stream = st.sampled_from(STREAMS)

@@ -14,12 +14,36 @@ import pytest
 import eventlog
 from eventlog import errors
 
-PUBLIC = """
-    ANY Clock Codec Durability Event EventLog EventLogError EventReceipt EventStore ExpectedVersion
-    JsonCodec ManualClock NO_STREAM Partition PartitionState Producer Receipt Record RecordedEvent
-    RecoveryReport STREAM_EXISTS StreamAppend SystemClock Topic TopicSettings WrongExpectedVersion
-    errors open
-""".split()
+PUBLIC = [
+    "ANY",
+    "Clock",
+    "Codec",
+    "Durability",
+    "Event",
+    "EventLog",
+    "EventLogError",
+    "EventReceipt",
+    "EventStore",
+    "ExpectedVersion",
+    "JsonCodec",
+    "ManualClock",
+    "NO_STREAM",
+    "Partition",
+    "PartitionState",
+    "Producer",
+    "Receipt",
+    "Record",
+    "RecordedEvent",
+    "RecoveryReport",
+    "STREAM_EXISTS",
+    "StreamAppend",
+    "SystemClock",
+    "Topic",
+    "TopicSettings",
+    "WrongExpectedVersion",
+    "errors",
+    "open",
+]
 
 
 def test_the_names_are_these() -> None:
@@ -64,7 +88,9 @@ def test_errors_cross_process_boundaries(error: type[errors.EventLogError]) -> N
 
 def test_the_library_does_not_need_the_command_line() -> None:
     """typer, rich and crcmod come with extras and tools; importing eventlog loads none of them."""
-    code = "import sys, eventlog; print([m for m in ('typer', 'rich', 'crcmod') if m in sys.modules])"
+    code = (
+        "import sys, eventlog; print([m for m in ('typer', 'rich', 'crcmod') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -125,8 +125,8 @@ static inline const uint8_t *header_read(const uint8_t *in, const uint8_t *end, 
 /* Are exactly `count` headers between in and end? */
 static inline int headers_are_sound(const uint8_t *in, const uint8_t *end, int32_t count) {
     el_slice name, value;
-    for (; count && in; count--) in = header_read(in, end, &name, &value);
-    return in == end;
+    for (; count > 0 && in; count--) in = header_read(in, end, &name, &value);
+    return count == 0 && in == end;
 }
 
 int64_t el_header_number(const uint8_t *headers, int64_t size, const uint8_t *name,

@@ -314,6 +314,21 @@ static el_map *map_for(el_cursor *c, int64_t offset, int64_t *end_offset) {
     return NULL;
 }
 
+#define AHEAD 12
+
+/* Each run is several cache misses, and as many page walks: have a later one on its way. The
+ * addresses are only hints, and a prefetch of a wrong one is harmless. */
+static void prefetch_run(const el_map *map, int64_t batch_position, int64_t record_position) {
+    if (batch_position < 0 || batch_position >= map->mapped_size) return;
+    const uint8_t *batch = map->data + batch_position;
+    _Atomic uint64_t *verified = atomic_load_explicit(&map->verified, memory_order_relaxed);
+    if (verified != NULL) __builtin_prefetch((const void *)&verified[batch_position / 64 / 64]);
+    __builtin_prefetch(batch);
+    __builtin_prefetch(batch + EL_BATCH_HEADER_SIZE - 1);
+    __builtin_prefetch(batch + record_position);
+    __builtin_prefetch(batch + record_position + 64);
+}
+
 /* One run of records in a row, from where the first lies. */
 static int32_t gather_run(el_cursor *c, el_map *map, int64_t offset, int64_t batch_position,
                           int64_t record_position, int32_t wanted) {
@@ -373,11 +388,8 @@ int32_t el_cursor_gather(el_cursor *c, const int64_t *offsets, const int64_t *ba
             }
             start_offset = map->base_offset;
         }
-        if (i + 4 < runs && offsets[i + 4] < end_offset && batch_positions[i + 4] >= 0) {
-            /* Each record is a cache miss or two: ask for a later one while this one is read. */
-            __builtin_prefetch(map->data + batch_positions[i + 4]);
-            __builtin_prefetch(map->data + batch_positions[i + 4] + record_positions[i + 4]);
-        }
+        if (i + AHEAD < runs && offsets[i + AHEAD] < end_offset)
+            prefetch_run(map, batch_positions[i + AHEAD], record_positions[i + AHEAD]);
         result = gather_run(c, map, offsets[i], batch_positions[i], record_positions[i], counts[i]);
     }
     *count = result == EL_OK ? c->count : 0;

@@ -203,11 +203,13 @@ class EventPartition:
             for stream, key, events, expected in appends:
                 version = versions.get(key)
                 if version is None:
-                    version = index.version(key)
-                check_version(stream, expected, version)
+                    entry = index.tail.get(key)
+                    version = index.version(key) if entry is None else entry.version
+                if expected is not ANY:
+                    check_version(stream, expected, version)
                 befores.append(version)
                 versions[key] = version + len(events.values)
-            filled = [i for i, append in enumerate(appends) if append.events.values]
+            filled = [i for i, append in enumerate(appends) if append[2][0]]
             offset = index.end_offset
             if filled:
                 try:
@@ -222,10 +224,11 @@ class EventPartition:
         if filled:
             self._finish(is_awaited)
         receipts = []
+        number = self.partition.number
         for (stream, _, events, _), version in zip(appends, befores, strict=True):
             count = len(events.values)
             receipts.append(
-                EventReceipt(stream, version + count, self.partition.number, offset, count)
+                tuple.__new__(EventReceipt, (stream, version + count, number, offset, count))
             )
             offset += count
         return receipts
@@ -400,6 +403,8 @@ def _joined(
     appends: list[StreamEvents], befores: list[int]
 ) -> tuple[tuple[bytes, ...], EncodedEvents, array[int]]:
     """Keys, events and versions of several appends, one behind the other."""
+    if all(len(append[2][0]) == 1 for append in appends):
+        return _joined_singles(appends, befores)
     values: list[bytes] = []
     keys: list[bytes] = []
     headers: list[bytes] = []
@@ -421,6 +426,26 @@ def _joined(
         None if times.count(None) == len(times) else times,
     )
     return tuple(keys), together, numbers
+
+
+def _joined_singles(
+    appends: list[StreamEvents], befores: list[int]
+) -> tuple[tuple[bytes, ...], EncodedEvents, array[int]]:
+    """As _joined, where each append is of one event: what an import does all day."""
+    each = [append[2] for append in appends]
+    ids = [None if ids is None else ids[0] for _, _, ids, _ in each]
+    times = [None if times is None else times[0] for _, _, _, times in each]
+    together = EncodedEvents(
+        tuple([values[0] for values, _, _, _ in each]),
+        tuple([headers if isinstance(headers, bytes) else headers[0] for _, headers, _, _ in each]),
+        ids if any(ids) else None,
+        None if times.count(None) == len(times) else times,
+    )
+    return (
+        tuple([append[1] for append in appends]),
+        together,
+        array("q", [before + 1 for before in befores]),
+    )
 
 
 def _ids_filled(ids: list[bytes | None], made: bytes) -> bytes:

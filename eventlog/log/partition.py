@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from eventlog.settings import TopicSettings, check_durability
 
 _NULL = ffi.NULL
 _HEADER_SIZE = 61
+_SIGNAL_SLICE_NS = 250_000_000
 RECORD_SIZE_BYTES_MAX = 2**31 - 1024
 """Keys and values are counted by 32 bits in the format."""
 
@@ -220,11 +222,18 @@ class Partition:
             timeout_s: seconds; None: for ever.
         """
         until_ns = None if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
+        # Python's signal handlers run between bytecodes of the main thread. A signal that comes just
+        # before the sleep begins does not end it, so the main thread looks up now and then.
+        slice_ns = (
+            _SIGNAL_SLICE_NS if threading.current_thread() is threading.main_thread() else 1 << 62
+        )
         while True:
-            left_ns = -1 if until_ns is None else max(0, until_ns - time.monotonic_ns())
-            result = check(lib.el_partition_wait(self.handle, offset, left_ns))
-            if result != lib.EL_INTERRUPTED:
-                return bool(result == lib.EL_OK)
+            left_ns = 1 << 62 if until_ns is None else max(0, until_ns - time.monotonic_ns())
+            result = check(lib.el_partition_wait(self.handle, offset, min(left_ns, slice_ns)))
+            if result == lib.EL_OK:
+                return True
+            if result == lib.EL_TIMEOUT and left_ns <= slice_ns:
+                return False
 
     # -- append ---------------------------------------------------------------------------------
 

@@ -67,7 +67,10 @@ def _follow(topic: Topic, starts: list[int], printer: Printer) -> None:
             thread.start()
         try:
             while True:
-                item = arrived.get()
+                try:  # a signal just before the wait does not end it: look up now and then
+                    item = arrived.get(timeout=_LOOK_SECONDS)
+                except queue.Empty:
+                    continue
                 if isinstance(item, BaseException):
                     raise item
                 printer.add(item)

@@ -166,8 +166,9 @@ def main() -> int:
     chosen = [step for step in STEPS if not arguments.only or step.name in arguments.only]
     whole = sum(step.share for step in chosen)
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    for former in [*OUTPUT.glob("*.txt"), *OUTPUT.glob("*.asan.*")]:
-        former.unlink()
+    for step in chosen:
+        for former in OUTPUT.glob(f"{step.name}.*"):
+            former.unlink()
     outcomes: list[tuple[Step, int, float, Path]] = []
     for step in chosen:
         minutes = arguments.minutes * step.share / whole

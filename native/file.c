@@ -36,12 +36,17 @@ static int open_file(const char *path, int flags) {
 
 /* -- whole transfers -------------------------------------------------------------------------- */
 
+/* Larger writes in one piece make the kernel take very large folios for the page cache: measured on
+ * ext4 and fresh memory, 2.8 MB at once took three times as long as the same in these pieces. */
+#define WRITE_PIECE_BYTES ((size_t)256 << 10)
+
 int el_file_write_all(int fd, const void *data, size_t size, int64_t position, size_t *written) {
     const uint8_t *bytes = data;
     size_t done = 0;
     int error = 0;
     while (done < size) {
-        int64_t moved = el_os_pwrite(fd, bytes + done, size - done, position + (int64_t)done);
+        size_t piece = size - done < WRITE_PIECE_BYTES ? size - done : WRITE_PIECE_BYTES;
+        int64_t moved = el_os_pwrite(fd, bytes + done, piece, position + (int64_t)done);
         if (moved == -EINTR) continue;
         if (moved <= 0) {
             error = moved < 0 ? (int)moved : -EIO; /* 0 would loop for ever */

@@ -17,8 +17,8 @@ typedef struct {
     int64_t base_offset;
 } el_log_file;
 
-#define EL_BUFFERS_KEPT 8
-#define EL_BUFFER_SIZE_KEPT_MAX (4 << 20)
+#define EL_BUFFERS_KEPT 4
+#define EL_BUFFER_SIZE_KEPT_MAX (24 << 20) /* a batch of the default largest size, as rounded up */
 
 typedef struct {
     uint8_t *data;

@@ -297,19 +297,49 @@ class Store:
                 path=str(path),
             )
         self._entries = dict(known.topics)
-        found: dict[str, list[Path]] = {}
+        found: dict[str, dict[int, Path]] = {}
         if self.log_directory.is_dir():
             for directory in self.log_directory.iterdir():
                 match = _PARTITION_DIRECTORY.fullmatch(directory.name)
-                if match and match["topic"] not in known.topics and directory.is_dir():
-                    found.setdefault(match["topic"], []).append(directory)
+                if match and directory.is_dir():
+                    found.setdefault(match["topic"], {})[int(match["number"])] = directory
+        for name, entry in self._entries.items():
+            self._check_entry(name, entry, set(found.pop(name, ())))
         for name, directories in sorted(found.items()):
-            count = 1 + max(int(directory.name.rpartition("-")[2]) for directory in directories)
-            topic_id = checkpoints.read_topic_id(directories[0]) or uuid.uuid4()
-            has_gaps = any(map(_has_gaps, directories))
-            self._entries[name] = _TopicEntry(topic_id, count, has_gaps=has_gaps)
+            first = directories[min(directories)]
+            topic_id = checkpoints.read_topic_id(first) or uuid.uuid4()
+            has_gaps = any(map(_has_gaps, directories.values()))
+            entry = _TopicEntry(topic_id, 1 + max(directories), has_gaps=has_gaps)
+            self._check_entry(name, entry, set(directories))
+            self._entries[name] = entry
         if found and not self.read_only:
             self._save_topics()
+
+    def _check_entry(self, name: str, entry: _TopicEntry, directories: set[int]) -> None:
+        """topics.json has no checksum: see whether what it says of a topic fits what is there. Too few
+        partitions would hide records, too many would send keys elsewhere."""
+        noted = {
+            number
+            for topic, number in self._read_checkpoint(checkpoints.LOG_START)
+            if topic == name
+        }
+        missing = set(range(min(entry.partitions, PARTITIONS_MAX))) - directories - noted
+        if not 1 <= entry.partitions <= PARTITIONS_MAX:
+            what = f"has {entry.partitions} partitions"
+        elif not _NAME.fullmatch(name) or name in (".", ".."):
+            what = "has a name that cannot be one"
+        elif max(directories, default=0) >= entry.partitions:
+            what = f"has {entry.partitions} partitions, but a directory {name}-{max(directories)}"
+        elif noted and missing:
+            what = f"has {entry.partitions} partitions, but never had one {name}-{min(missing)}"
+        else:
+            return
+        raise StorageError(
+            f"topic {name!r} {what}: {self.path / TOPICS_FILE} or {self.log_directory} is damaged",
+            hint="Restore the file from a backup, or move it away: the topics are then found by their "
+            "directories and have default settings",
+            path=str(self.path / TOPICS_FILE),
+        )
 
     def _save_topics(self) -> None:
         data = msgspec.json.encode(_TopicsFile(FORMAT_VERSION, self._entries))

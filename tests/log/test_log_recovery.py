@@ -31,7 +31,7 @@ from log_support import (
 )
 
 import eventlog
-from eventlog.errors import CorruptionError, EventLogError
+from eventlog.errors import CorruptionError, EventLogError, StorageError
 from eventlog.log.checkpoints import CLEAN_SHUTDOWN
 
 BATCHES, EACH = 18, 3
@@ -615,6 +615,35 @@ def check_reading(topic: Any) -> None:
         with contextlib.suppress(CorruptionError):
             assert topic.offset_for_time(stamp) == min(stamp, len(VALUES))
             assert values(topic, start=min(stamp, len(VALUES))) == VALUES[stamp:]
+
+
+@pytest.mark.guarantee("G-14")
+@pytest.mark.parametrize("count", [-1, 0, 1, 2, 4, 9, 10_001, 2**40])
+def test_a_damaged_number_of_partitions_is_refused(root: Path, count: int) -> None:
+    """Fewer would hide records, more would send keys elsewhere, and very many would fill the disk."""
+    with eventlog.open(root) as log:
+        topic = log.topic("t", partitions=3)
+        for number in range(3):
+            topic.append(b"%d" % number, partition=number)
+    good = (root / "topics.json").read_text()
+    (root / "topics.json").write_text(good.replace('"partitions": 3', f'"partitions": {count}'))
+    before = contents(root / "log")
+    for read_only in (True, False):
+        with pytest.raises(StorageError, match=r"'t' has .*topics.json.*backup"):
+            eventlog.open(root, read_only=read_only)
+    assert contents(root / "log") == before
+    (root / "topics.json").unlink()
+    with eventlog.open(root) as log:
+        assert [values(log.topic("t"), number) for number in range(3)] == [[b"0"], [b"1"], [b"2"]]
+
+
+def test_a_directory_that_only_looks_like_a_partition(root: Path) -> None:
+    eventlog.open(root).close()
+    (root / "log" / "backup-20261121").mkdir()
+    with pytest.raises(StorageError, match=r"'backup' has 20261122 partitions"):
+        eventlog.open(root)
+    (root / "log" / "backup-20261121").rmdir()
+    eventlog.open(root).close()
 
 
 def test_a_clean_marker_is_gone_as_soon_as_the_store_is_open(root: Path) -> None:

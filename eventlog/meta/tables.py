@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -15,19 +16,19 @@ Value = TypeVar("Value")
 _CRC_SIZE = 4
 
 
-class Table(Generic[Value]):
+class Table(ABC, Generic[Value]):
     """Rows of bytes keys and typed values. Subclasses say how a value becomes bytes and back."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @abstractmethod
     def encode(self, key: bytes, value: Value) -> bytes:
         """The bytes of a row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, key: bytes, data: bytes) -> Value:
         """The value of a row. Raises CorruptionError (case C-H) if the bytes are no such value."""
-        raise NotImplementedError
 
     def get(self, transaction: Transaction, key: bytes) -> Value | None:
         """The value of ``key``, or None."""

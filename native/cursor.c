@@ -214,7 +214,7 @@ static int32_t hold(el_cursor *c, el_map *map) {
 /* The records from next_offset on, as far as they stand together in one segment (and, if compressed,
  * in one batch): what the views point into has to stay until the next move. */
 static int32_t fill(el_cursor *c, int64_t limit, int64_t most, int64_t size_bytes_max) {
-    int32_t result = c->map != NULL ? el_map_refresh(c->map) : EL_OK;
+    int32_t result = c->map != NULL ? el_partition_refresh(c->p, c->map) : EL_OK;
     int64_t size = 0;
     while (result == EL_OK && c->count < most && size < size_bytes_max && c->next_offset < limit) {
         if (c->map == NULL) {

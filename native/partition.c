@@ -735,12 +735,26 @@ static int64_t find_map(const el_partition *p, int64_t offset) {
     return low - 1;
 }
 
+int32_t el_partition_refresh(el_partition *p, el_map *map) {
+    int64_t limit = INT64_MAX;
+    el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
+    if (page != NULL && page == p->shared_page) {
+        int64_t base_offset = __atomic_load_n(&page->end.active_base_offset, __ATOMIC_ACQUIRE);
+        int64_t position = __atomic_load_n(&page->end.active_position, __ATOMIC_ACQUIRE);
+        /* Still the active one: written up to there. Else the file has been cut to its exact size. */
+        if (base_offset == map->base_offset && position > 0 &&
+            __atomic_load_n(&page->end.active_base_offset, __ATOMIC_ACQUIRE) == base_offset)
+            limit = position;
+    }
+    return el_map_refresh(map, limit);
+}
+
 /* Hold map i with its size made current, mapping it anew where the file has outgrown it. Maps that
  * cursors hold stay as they are. table_mutex held. */
 static el_map *take_map(el_partition *p, int64_t i) {
     int64_t base_offset = p->maps[i]->base_offset;
     for (;;) {
-        if (el_map_refresh(p->maps[i]) != EL_OK) return NULL;
+        if (el_partition_refresh(p, p->maps[i]) != EL_OK) return NULL;
         if (!atomic_load(&p->maps[i]->is_outgrown)) return el_map_hold(p->maps[i]);
         if (refresh_table(p) != EL_OK) return NULL;
         i = find_map(p, base_offset);

@@ -75,6 +75,9 @@ int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_
                            int64_t *batch_position);
 
 el_control *el_partition_page(el_partition *p);
+/* Make the map's size current. The room that is reserved behind the log end is left out: sealing cuts
+ * it off, and whoever read there at that moment would be killed. */
+int32_t el_partition_refresh(el_partition *p, el_map *map);
 /* A held map of the segment that can contain `offset`, or of the first one after it, its size
  * current. NULL: error.
  * *end_offset (may be NULL): where the next segment begins, INT64_MAX for the newest. */

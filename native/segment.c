@@ -419,7 +419,7 @@ void el_map_release(el_map *map) {
     free(map);
 }
 
-int32_t el_map_refresh(el_map *map) {
+int32_t el_map_refresh(el_map *map, int64_t size_limit) {
     int64_t size = el_os_size(map->fd);
     if (size < 0)
         return el_fail(EL_ERR_OS, (int)-size, map->path, -1, map->base_offset,
@@ -428,7 +428,7 @@ int32_t el_map_refresh(el_map *map) {
         size = map->mapped_size;
         atomic_store(&map->is_outgrown, 1);
     }
-    atomic_store(&map->readable_size, size);
+    atomic_store(&map->readable_size, size < size_limit ? size : size_limit);
     return EL_OK;
 }
 

@@ -51,8 +51,8 @@ typedef struct {
 el_map *el_map_open(const char *directory, int64_t base_offset, int64_t expected_size);
 el_map *el_map_hold(el_map *map);
 void el_map_release(el_map *map);
-/* Make readable_size and is_outgrown current. */
-int32_t el_map_refresh(el_map *map);
+/* Make readable_size and is_outgrown current; readable_size stays within size_limit. */
+int32_t el_map_refresh(el_map *map, int64_t size_limit);
 /* Position of a batch at or before the one that holds `offset`, by the index; 0 without one. */
 int64_t el_map_lookup(const el_map *map, int64_t offset);
 /* As el_map_lookup, by time: position from which a batch with max timestamp >= the given one can be. */

@@ -446,7 +446,7 @@ class StreamIndex:
             self._guarded(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
-        self.partition.sync()
+        self.partition.checkpoint()  # recovery then knows that the log reached so far
         self._catch_up()
         self._fold(self.end_offset)
         if self.end_offset > self._base_offset:
@@ -468,7 +468,7 @@ class StreamIndex:
     def _make_room(self) -> None:
         """In the middle of folding, all of it folded so far: let go of the tail."""
         if self.partition.writable:
-            self.partition.sync()
+            self.partition.checkpoint()
         elif len(self._layers) == 1:
             checkpoint = IndexTable(self._environment, self._name).load()
             if checkpoint is not None and checkpoint.end_offset > self._base_offset:

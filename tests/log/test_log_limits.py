@@ -253,7 +253,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "disk"
     directory.mkdir()
     if not mounted(directory, "-t", "tmpfs", "-o", "size=4m", "none"):
-        pytest.skip("no permission to mount a small file system")
+        pytest.skip("no permission to mount a small file system")  # RLIMIT_FSIZE is tested always
     try:
         yield directory
     finally:
@@ -354,7 +354,7 @@ class TestNoPermission:
         disk = tmp_path / "disk"
         disk.mkdir()
         if not mounted(disk, "-t", "tmpfs", "none"):
-            pytest.skip("no permission to mount a file system")
+            pytest.skip("no permission to mount a file system")  # permissions are tested always
         try:
             log = eventlog.open(disk / "store")
             log.topic("t").append_many([b"0", b"1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from log_support import (
 
 import eventlog
 from eventlog.clock import ManualClock
+from eventlog.errors import CorruptionError
 
 INDEX_PATTERNS = ("*.index", "*.timeindex")
 
@@ -229,3 +231,19 @@ def test_without_meta_run_and_indexes_the_answers_are_the_same(tmp_path: Path) -
     with eventlog.open(tmp_path) as log:
         assert read_all(log.topic("t")) == expected
         assert "C-E" in {report.case for report in log.recovery}
+
+
+def test_reserved_room_is_never_looked_at(tmp_path: Path) -> None:
+    """It is cut off when the segment is sealed: who looked there at that moment would be killed."""
+    with eventlog.open(tmp_path) as log:
+        partition = log.topic("t").partition(0)
+        partition.append_one(b"x")
+        state = partition.state()
+        size = (partition.directory / f"{0:020d}.log").stat().st_size
+        assert size > state.active_position
+        with partition.cursor() as cursor:
+            hint = (array("q", [0]), array("q", [state.active_position]), array("i", [61]))
+            with pytest.raises(CorruptionError, match="the file ends before the log does"):
+                cursor.gather(*hint, array("i", [1]))
+            cursor.seek(0)
+            assert cursor.next() == 1

@@ -1,18 +1,25 @@
 """eventlog: a durable, embedded event log and event store, on disk in Kafka's own format.
 
 ``open`` gives an :class:`EventLog`; its ``event_store(name)`` holds streams of events, its
-``topic(name)`` plain records. The errors are in :mod:`eventlog.errors`.
+``topic(name)`` plain records, and ``consumer(group, topics)`` reads them with others. The same with
+``await`` is :mod:`eventlog.aio`. The errors are in :mod:`eventlog.errors`.
 """
 
 from eventlog import errors
 from eventlog.clock import Clock, ManualClock, SystemClock
+from eventlog.consumer.assignment import TopicPartition
+from eventlog.consumer.consumer import Consumer
+from eventlog.consumer.group import Groups
+from eventlog.consumer.offsets import OffsetAndMetadata
 from eventlog.engine import EventLog, open
-from eventlog.errors import EventLogError, WrongExpectedVersion
+from eventlog.errors import EventLogError, FencedError, WrongExpectedVersion
+from eventlog.log.activity import Activity
 from eventlog.log.partition import Partition, PartitionState
 from eventlog.log.producer import Producer
 from eventlog.log.record import Receipt, Record
 from eventlog.log.recovery import RecoveryReport
 from eventlog.log.topic import Topic
+from eventlog.metrics import Metrics
 from eventlog.settings import Durability, TopicSettings
 from eventlog.sourcing import (
     ANY,
@@ -32,8 +39,10 @@ __all__ = [
     "ANY",
     "NO_STREAM",
     "STREAM_EXISTS",
+    "Activity",
     "Clock",
     "Codec",
+    "Consumer",
     "Durability",
     "Event",
     "EventLog",
@@ -41,8 +50,12 @@ __all__ = [
     "EventReceipt",
     "EventStore",
     "ExpectedVersion",
+    "FencedError",
+    "Groups",
     "JsonCodec",
     "ManualClock",
+    "Metrics",
+    "OffsetAndMetadata",
     "Partition",
     "PartitionState",
     "Producer",
@@ -53,6 +66,7 @@ __all__ = [
     "StreamAppend",
     "SystemClock",
     "Topic",
+    "TopicPartition",
     "TopicSettings",
     "WrongExpectedVersion",
     "errors",

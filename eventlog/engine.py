@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eventlog.clock import Clock
+from eventlog.consumer.consumer import Consumer
+from eventlog.consumer.group import Groups
+from eventlog.consumer.session import Callback
 from eventlog.log.store import Store
 from eventlog.meta import Environment
+from eventlog.metrics import Metric, gauge
 from eventlog.settings import SEGMENT_MS_MAX, Durability
 from eventlog.sourcing import Codec, EventStore
+
+_logger = logging.getLogger("eventlog")
+_READERS_CHECKED_EVERY = 10  # seconds, about
 
 
 class EventLog(Store):
     """A store with all that is built on it. Arguments and errors are those of
     :class:`eventlog.log.store.Store`; made by :func:`open`.
+
+    Attributes:
+        groups: the consumer groups, to look at and to administer; see
+            :class:`eventlog.consumer.group.Groups`.
     """
 
     def __init__(
@@ -28,9 +43,14 @@ class EventLog(Store):
     ) -> None:
         self._environment: Environment | None = None
         self._event_stores: dict[str, EventStore] = {}
+        self._consumers: weakref.WeakSet[Consumer] = weakref.WeakSet()
+        self._beats = 0
+        self.groups = Groups(self)
         super().__init__(
             path, read_only=read_only, create=create, durability=durability, clock=clock
         )
+        log = weakref.ref(self)
+        self.metrics.collect(lambda: () if (found := log()) is None else found._lags())
 
     def event_store(
         self,
@@ -57,11 +77,15 @@ class EventLog(Store):
             ValueError: it is open with another codec.
             And what :meth:`eventlog.log.store.Store.topic` raises.
         """
+        if not self.has_topic(name):
+            settings.setdefault("segment_ms", SEGMENT_MS_MAX)
+        topic = self.topic(name, partitions=partitions, durability=durability, **settings)
         with self._lock:
-            if name not in self._topics:
-                settings.setdefault("segment_ms", SEGMENT_MS_MAX)
-            topic = self.topic(name, partitions=partitions, durability=durability, **settings)
+            self._keep_partitions(name)
             store = self._event_stores.get(name)
+            if store is not None and store.topic is not topic:
+                store.close()  # of a topic that was deleted
+                store = None
             if store is None:
                 if self._environment is None:
                     self._environment = Environment.open(
@@ -75,8 +99,80 @@ class EventLog(Store):
                 )
             return store
 
+    def consumer(
+        self,
+        group: str | None,
+        topics: str | Sequence[str] | re.Pattern[str],
+        *,
+        on_assigned: Callback | None = None,
+        on_revoked: Callback | None = None,
+        on_lost: Callback | None = None,
+        **options: Any,
+    ) -> Consumer:
+        """A consumer: reads topics, and shares them with the others of its group.
+
+        Args:
+            group: its name; made if there is none. None: read all partitions, without a group.
+            topics: a name, several, or a compiled pattern that whole names match.
+            on_assigned, on_revoked, on_lost: called as ``(consumer, units)`` when it is given
+                partitions, has to give some up, or has lost some.
+            **options: ``auto_offset_reset``, ``auto_commit_interval_ms``, ``instance_id``,
+                ``assignors``, ``sharing``, ... : see
+                :class:`eventlog.consumer.options.ConsumerOptions`.
+
+        Raises:
+            SettingError: an option outside its limits.
+            InvalidNameError: not a name that a topic can have.
+            StorageReadOnlyError: a group in a store that is open for reading only.
+        """
+        self._check_process()
+        self._check_open()
+        if group is not None:
+            self._check_writable("a group cannot be joined")
+        consumer = Consumer(
+            self,
+            self.groups,
+            group,
+            topics,
+            on_assigned=on_assigned,
+            on_revoked=on_revoked,
+            on_lost=on_lost,
+            **options,
+        )
+        self._consumers.add(consumer)
+        return consumer
+
+    def _lags(self) -> Iterable[Metric]:
+        """Of every group, for the metrics."""
+        if self.closed or not (self.path / "groups").exists():
+            return
+        for group in self.groups.list():
+            for unit, lag in self.groups.lag(group).items():
+                yield gauge(
+                    "eventlog_consumer_lag",
+                    "Records that a group has not read yet",
+                    lag,
+                    group=group,
+                    topic=unit.topic,
+                    partition=str(unit.partition),
+                )
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic, its records, and what is kept of it for speed."""
+        with self._lock:
+            store = self._event_stores.pop(name, None)
+            super().delete_topic(name)
+            if store is not None:
+                store.forget()
+
+    def _keep_up(self) -> None:
+        super()._keep_up()
+        self._beats += 1
+        if self._beats % _READERS_CHECKED_EVERY == 0 and self._environment is not None:
+            self._environment.check_readers()
+
     def close(self) -> None:
-        """Checkpoint the indexes, make everything durable, close the files. Twice is fine.
+        """Close the consumers, checkpoint the indexes, make everything durable, close the files. Twice is fine.
 
         Raises:
             PoisonedError, StorageError: something could not be made durable. All is closed all the
@@ -85,11 +181,17 @@ class EventLog(Store):
         if self.closed or os.getpid() != self._pid:
             super().close()
             return
+        for consumer in list(self._consumers):
+            try:
+                consumer.close()
+            except Exception:
+                _logger.exception("closing a consumer of group %s", consumer.group)
         try:
             for store in self._event_stores.values():
                 store.close()
         finally:
             try:
+                self.groups.close()
                 super().close()
             finally:
                 if self._environment is not None:

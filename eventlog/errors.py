@@ -8,7 +8,7 @@
     │   ├── StorageFullError      no space, quota or file size limit reached (also OSError's ENOSPC)
     │   ├── StorageReadOnlyError  missing permission, read-only file system or read-only handle
     │   ├── PoisonedError         an fdatasync failed: nothing is acknowledged until reopening
-    │   ├── LockedError           another process (or this one) has the store open for writing
+    │   ├── LockedError           another process is opening, closing or changing the store, for too long
     │   ├── ForkedError           the handle was opened before a fork
     │   └── ClosedError           the handle is closed
     ├── LogError                  a request that the log refuses
@@ -18,9 +18,17 @@
     │   ├── RecordTooLargeError
     │   ├── OffsetOutOfRangeError
     │   ├── PartitionMismatchError  a call that would need more than one partition
-    │   └── CompressionUnavailableError
+    │   ├── CompressionUnavailableError
+    │   ├── OutOfOrderSequenceError  a batch of an idempotent producer that does not follow its last one
+    │   ├── ProducerFencedError   a newer epoch of the same producer has been seen
+    │   └── GroupError            a consumer group refuses
+    │       ├── FencedError       the member is not of the group any more, or lost the partition
+    │       ├── GroupNotEmptyError
+    │       ├── UnknownGroupError
+    │       └── NoOffsetError     nothing committed, and the reset policy is "none"
     ├── ConcurrencyError
-    │   └── WrongExpectedVersion
+    │   ├── WrongExpectedVersion
+    │   └── EndOffsetMovedError
     ├── EventError
     │   ├── UnknownEventTypeError
     │   └── EventDecodeError
@@ -106,7 +114,10 @@ class PoisonedError(StorageError):
 
 
 class LockedError(StorageError):
-    """The store is open for writing elsewhere; ``holder_pid`` says where (0: unknown)."""
+    """Another process is opening, closing or changing the store and does not come to an end.
+
+    ``holder_pid`` says which (0: unknown).
+    """
 
     holder_pid: int = 0
 
@@ -124,7 +135,7 @@ class LogError(EventLogError):
 
 
 class UnknownTopicError(LogError):
-    """No such topic; ``topic`` names it."""
+    """No such topic, or it was deleted; ``topic`` names it."""
 
     topic: str = ""
 
@@ -166,8 +177,70 @@ class CompressionUnavailableError(LogError):
     codec: str = ""
 
 
+class OutOfOrderSequenceError(LogError):
+    """A batch of producer ``producer_id`` begins with ``sequence``; ``expected`` was due.
+
+    A batch before it was lost, or never appended: make a new producer.
+    """
+
+    producer_id: int = -1
+    sequence: int = -1
+    expected: int = -1
+
+
+class ProducerFencedError(LogError):
+    """``epoch`` of producer ``producer_id`` is older than the ``current`` one: somebody took over."""
+
+    producer_id: int = -1
+    epoch: int = -1
+    current: int = -1
+
+
+class GroupError(LogError):
+    """A consumer group refuses the request; ``group`` names it."""
+
+    group: str = ""
+
+
+class FencedError(GroupError):
+    """The member is not of the group any more, or no longer owns what it commits.
+
+    ``member_id`` and the group's ``generation`` tell. What it was working on belongs to another member
+    now: drop it; polling again joins again.
+    """
+
+    member_id: str = ""
+    generation: int = -1
+
+
+class GroupNotEmptyError(GroupError):
+    """The group has live members (``members``); stop them first."""
+
+    members: tuple[str, ...] = ()
+
+
+class UnknownGroupError(GroupError):
+    """No such group."""
+
+
+class NoOffsetError(GroupError):
+    """Nothing is committed for ``topic`` and ``partition``, and the reset policy is ``"none"``."""
+
+    topic: str = ""
+    partition: int = -1
+
+
 class ConcurrencyError(EventLogError):
     """Somebody else was first."""
+
+
+class EndOffsetMovedError(ConcurrencyError):
+    """The partition does not end where the append expects it to, but at ``log_end_offset``.
+
+    Nothing was appended. Read what came and decide again.
+    """
+
+    log_end_offset: int = -1
 
 
 class WrongExpectedVersion(ConcurrencyError):  # noqa: N818  the name the field uses

@@ -27,6 +27,9 @@
 #define EL_ERR_LOCKED -13
 #define EL_ERR_NOT_RUNNING -14 /* control page is not of this boot, or no writer made it */
 
+#define EL_ERR_MOVED -15 /* the log does not end where the append expects it to */
+#define EL_ERR_DELETED -16
+
 #define EL_DURABILITY_OS 0
 #define EL_DURABILITY_INTERVAL 1
 #define EL_DURABILITY_SYNC 2
@@ -42,6 +45,7 @@
 
 typedef struct el_partition el_partition;
 typedef struct el_cursor el_cursor;
+typedef struct el_activity el_activity;
 
 typedef struct {
     int32_t code;
@@ -106,9 +110,17 @@ typedef struct {
     int64_t active_base_offset;
     int64_t active_position;
     int32_t poisoned_errno;
-    int32_t writer_pid;
+    int32_t is_deleted;
     uint64_t generation;
 } el_partition_state;
+
+/* How long the fdatasyncs of this handle took: how many up to 1, 2, 5, 10, 20 ... 50,000,000 us (not
+ * cumulative; the last count is of those that took longer), and all of them together. */
+#define EL_SYNC_TIMES 25
+typedef struct {
+    int64_t counts[EL_SYNC_TIMES];
+    int64_t total_ns;
+} el_sync_times;
 
 #define EL_SCAN_END 0     /* the file ends exactly behind the last whole batch */
 #define EL_SCAN_ZEROS 1   /* only zeros follow (preallocation) */
@@ -156,6 +168,10 @@ typedef struct {
     int32_t ids_rise;            /* only the first id is given, the others count up from it */
     const char *ids;             /* NULL: none. 16 bytes each, written as the header `id_name` */
     const char *id_name;
+    int64_t producer_id;         /* counts if has_producer is set; else the batch has none */
+    int32_t base_sequence;
+    int16_t producer_epoch;
+    int16_t has_producer;
 } el_columns;
 
 int64_t el_batch_encode(const el_columns *columns, char *out, int64_t capacity);
@@ -181,7 +197,12 @@ int32_t el_file_rename(const char *from, const char *to);
 int32_t el_file_unlink(const char *path);
 int32_t el_file_mkdir(const char *path);
 int32_t el_file_sync(const char *path);
-int32_t el_file_lock(const char *path, int32_t *fd, int32_t *holder_pid);
+/* Hold a lock on the whole file, alone or with others who share it; never waits: EL_ERR_LOCKED.
+ * holder_pid: who took it alone last, 0 unknown. A forked child does not hold what its parent does. */
+int32_t el_file_lock(const char *path, int32_t is_shared, int32_t *fd, int32_t *holder_pid);
+/* Share a lock that was held alone, or the other way round: then EL_ERR_LOCKED while others share it,
+ * and the lock may be lost. */
+int32_t el_file_lock_change(int32_t fd, int32_t is_shared);
 int32_t el_file_unlock(int32_t fd);
 int32_t el_file_reserve(const char *path, int64_t size);
 
@@ -201,29 +222,65 @@ int32_t el_segment_resume(const char *log_path, int64_t base_offset,
                           const el_partition_options *options, el_log_end *end);
 
 /* -- a partition ------------------------------------------------------------------------------ */
+/* `activity` may be NULL. */
 el_partition *el_partition_open(const char *directory, const char *control_path, int32_t writable,
-                                const el_partition_options *options);
-/* Writer: begin to append at `end`. Reader with no live control page: show the log up to `end`. */
+                                const el_partition_options *options, el_activity *activity);
+/* Writer, while no other has the store open: begin to append at `end`. Reader with no live control
+ * page: show the log up to `end`. */
 int32_t el_partition_begin(el_partition *p, const el_log_end *end);
+/* Writer, while another one has the store open: append behind what it has appended.
+ * EL_ERR_NOT_RUNNING: nobody has begun here. */
+int32_t el_partition_attach(el_partition *p);
 int32_t el_partition_configure(el_partition *p, const el_partition_options *options);
-/* All appends return the first offset, or an error. */
+/* All appends return the first offset, or an error. expected_end_offset >= 0: append only if the log
+ * ends there, else EL_ERR_MOVED and nothing is done; -1: wherever it ends. */
 int64_t el_partition_append(el_partition *p, const char *key, int64_t key_size, const char *value,
                             int64_t value_size, const char *headers, int64_t headers_size,
-                            int64_t timestamp, int32_t durability);
-int64_t el_partition_append_columns(el_partition *p, const el_columns *columns, int32_t durability,
+                            int64_t timestamp, int64_t expected_end_offset, int32_t durability);
+int64_t el_partition_append_columns(el_partition *p, const el_columns *columns,
+                                    int64_t expected_end_offset, int32_t durability,
                                     int64_t *batch_position);
 int64_t el_partition_append_batch(el_partition *p, const char *batch, int64_t size,
-                                  int32_t durability, int64_t *batch_position);
+                                  int64_t expected_end_offset, int32_t durability,
+                                  int64_t *batch_position);
 int32_t el_partition_sync(el_partition *p);
+void el_partition_sync_times(el_partition *p, el_sync_times *out);
+/* Seal the active segment, if it holds anything, and begin the next one. Base offset of the active one. */
+int64_t el_partition_roll(el_partition *p);
+/* Nothing below `offset` is read from now on, in any process; the log start never goes back. */
+int32_t el_partition_move_start(el_partition *p, int64_t offset);
+/* Sealed segments were removed or replaced: every process looks at the directory again. */
+int32_t el_partition_segments_changed(el_partition *p);
+/* Nobody, in any process, can append to it from now on, and who waits is woken. */
+int32_t el_partition_delete(el_partition *p);
 int32_t el_partition_state_read(el_partition *p, el_partition_state *out);
 /* Wait until the high watermark is past `offset`: EL_OK, EL_TIMEOUT, EL_INTERRUPTED. */
 int32_t el_partition_wait(el_partition *p, int64_t offset, int64_t timeout_ns);
-/* `clean`: cut the preallocation, close the indexes and fsync everything. */
-int32_t el_partition_close(el_partition *p, int32_t clean);
+#define EL_CLOSE_DROP 0  /* promise nothing */
+#define EL_CLOSE_SYNC 1  /* what was appended is durable; other processes go on */
+#define EL_CLOSE_CLEAN 2 /* nobody goes on: also cut the reserved room and close the indexes */
+int32_t el_partition_close(el_partition *p, int32_t how);
 void el_partition_free(el_partition *p);
 
+/* The headers of the batches that begin at or behind `offset` and end at or below end_offset, as
+ * el_batch_check gives them, 13 int64 each; only those of producers (id >= 0) if asked for. Returns how
+ * many (at most capacity); *next_offset: where to go on. Batches that are not synced yet count too. */
+int32_t el_partition_headers(el_partition *p, int64_t offset, int64_t end_offset,
+                             int32_t producers_only, int64_t *fields, int32_t capacity,
+                             int64_t *next_offset);
+
+/* -- waiting for anything to happen in a store -------------------------------------------------- */
+el_activity *el_activity_open(const char *path);
+/* Take a ticket, look, then wait: EL_OK when something happened after the ticket (or now and then
+ * without a cause), EL_TIMEOUT, EL_INTERRUPTED. */
+uint32_t el_activity_ticket(el_activity *a);
+int32_t el_activity_wait(el_activity *a, uint32_t ticket, int64_t timeout_ns);
+void el_activity_wake(el_activity *a);
+void el_activity_close(el_activity *a);
+
 /* -- reading ---------------------------------------------------------------------------------- */
-el_cursor *el_cursor_open(el_partition *p, int32_t capacity);
+/* unsynced: read up to the log end, not only up to the high watermark (in a handle that appends). */
+el_cursor *el_cursor_open(el_partition *p, int32_t capacity, int32_t unsynced);
 int32_t el_cursor_seek(el_cursor *c, int64_t offset);
 /* First offset whose timestamp >= the given one; the log end where there is none. */
 int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp);

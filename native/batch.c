@@ -332,9 +332,10 @@ static void put_header(uint8_t *out, const encoder *e, int64_t max_timestamp) {
     put_32(out + AT_LAST_OFFSET_DELTA, (uint32_t)(e->input->count - 1));
     put_64(out + AT_BASE_TIMESTAMP, e->base_timestamp);
     put_64(out + AT_MAX_TIMESTAMP, max_timestamp);
-    put_64(out + AT_PRODUCER_ID, -1);
-    put_16(out + AT_PRODUCER_EPOCH, -1);
-    put_32(out + AT_BASE_SEQUENCE, UINT32_MAX);
+    const el_batch_input *input = e->input;
+    put_64(out + AT_PRODUCER_ID, input->has_producer ? input->producer_id : -1);
+    put_16(out + AT_PRODUCER_EPOCH, input->has_producer ? input->producer_epoch : -1);
+    put_32(out + AT_BASE_SEQUENCE, input->has_producer ? (uint32_t)input->base_sequence : UINT32_MAX);
     put_32(out + AT_RECORD_COUNT, (uint32_t)e->input->count);
 }
 

@@ -37,6 +37,10 @@ typedef struct {
     int32_t id_name_size;
     const uint8_t *ids;
     int ids_rise;
+    int has_producer; /* the three below count; else all are -1 */
+    int64_t producer_id;
+    int16_t producer_epoch;
+    int32_t base_sequence;
 } el_batch_input;
 
 /* A batch header, decoded. */
@@ -59,7 +63,7 @@ typedef struct {
 int64_t el_batch_size(const el_batch_input *input);
 
 /* Encode into out[0..capacity); capacity >= el_batch_size(). Base offset 0, epoch 0, CreateTime,
- * no compression, producer id/epoch/sequence -1. Returns the size, or an error code. */
+ * no compression. Returns the size, or an error code. */
 int64_t el_batch_encode_into(const el_batch_input *input, uint8_t *out, int64_t capacity);
 
 /* Offset and epoch lie outside the CRC: set in place. */

@@ -19,8 +19,10 @@ SOURCES = [
     "batch.c",
     "file.c",
     "segment.c",
+    "activity.c",
     "control.c",
     "partition.c",
+    "headers.c",
     "cursor.c",
     "pyobjects.c",
 ]

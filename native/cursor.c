@@ -16,12 +16,15 @@ struct el_cursor {
     el_partition *p;
     el_view *views;
     int32_t capacity, count;
+    int unsynced; /* reads up to the log end */
     el_map **held; /* segments that the views point into */
     int32_t held_count, held_capacity;
 
     int64_t next_offset; /* of the first record not yet given */
     el_map *map;         /* of the segment that is being read; NULL: find it by next_offset */
     int64_t position;    /* of the current batch, or of the next one */
+    uint32_t layout;     /* of the partition, when `map` was taken */
+    int64_t read_from;   /* all from there to `position` was read in order */
     int64_t batch_offset; /* where the batch at `position` has to begin; -1: an index led here */
     int64_t record_offset; /* of the last record read in this batch, -1 none */
     int is_inside;       /* in the middle of the batch `header` */
@@ -32,7 +35,7 @@ struct el_cursor {
     uint8_t *supplied; /* decompressed payload of the current batch */
 };
 
-el_cursor *el_cursor_open(el_partition *p, int32_t capacity) {
+el_cursor *el_cursor_open(el_partition *p, int32_t capacity, int32_t unsynced) {
     if (capacity < 1) {
         el_fail(EL_ERR_ARGUMENT, 0, NULL, -1, -1, "a cursor holds at least one record");
         return NULL;
@@ -46,6 +49,7 @@ el_cursor *el_cursor_open(el_partition *p, int32_t capacity) {
     }
     c->p = p;
     c->capacity = capacity;
+    c->unsynced = unsynced != 0;
     return c;
 }
 
@@ -62,8 +66,20 @@ static void leave_batch(el_cursor *c) {
     c->supplied = NULL;
 }
 
+/* Who reads a large log from end to end shall not seem to fill the memory: mapped pages count as the
+ * process's own for as long as they are mapped. */
+#define FORGET_SIZE (32 << 20)
+
+static void forget(el_cursor *c, int64_t size_min) {
+    if (c->map != NULL && c->position - c->read_from >= size_min) {
+        el_os_forget(c->map->data + c->read_from, (size_t)(c->position - c->read_from));
+        c->read_from = c->position;
+    }
+}
+
 static void leave_map(el_cursor *c) {
     leave_batch(c);
+    forget(c, FORGET_SIZE / 32);
     el_map_release(c->map);
     c->map = NULL;
     c->position = 0;
@@ -104,6 +120,7 @@ static int follows(const el_cursor *c, const el_batch_header *header) {
 
 /* Stand at the batch that holds next_offset, or at the first one after it. */
 static int32_t find_batch(el_cursor *c) {
+    c->layout = el_partition_layout(c->p);
     c->map = el_partition_map(c->p, c->next_offset, NULL);
     if (c->map == NULL || (c->map->base_offset > c->next_offset && !c->p->options.has_gaps)) {
         if (c->map == NULL && last_code() != EL_ERR_RANGE) return last_code();
@@ -124,6 +141,7 @@ static int32_t find_batch(el_cursor *c) {
         c->position += header.size_bytes;
         c->batch_offset = header.base_offset + header.last_offset_delta + 1;
     }
+    c->read_from = c->position;
     return EL_OK;
 }
 
@@ -175,10 +193,16 @@ static void step_over_batch(el_cursor *c) {
     if (c->next_offset < end) c->next_offset = end;
     c->position += c->header.size_bytes;
     c->batch_offset = end;
+    forget(c, FORGET_SIZE);
 }
 
 /* At the end of a segment: go on with the next one. */
 static int32_t next_segment(el_cursor *c) {
+    if (c->layout != el_partition_layout(c->p)) {
+        /* The one that follows may have been merged into this one, by compaction: look by offset. */
+        leave_map(c);
+        return EL_OK;
+    }
     el_map *next = el_partition_map_after(c->p, c->map->base_offset);
     if (next == NULL) {
         el_error told;
@@ -194,6 +218,7 @@ static int32_t next_segment(el_cursor *c) {
     }
     leave_map(c);
     c->map = next;
+    c->read_from = 0;
     c->batch_offset = next->base_offset;
     return EL_OK;
 }
@@ -258,7 +283,9 @@ static int32_t bounds(const el_cursor *c, int64_t offset, int64_t *limit) {
     if (page == NULL) page = el_partition_page(c->p);
     if (page == NULL)
         return el_fail(EL_ERR_NOT_RUNNING, 0, c->p->control_path, -1, -1, "no writer has begun here");
-    int64_t watermark = atomic_load_explicit(&page->high_watermark, memory_order_acquire);
+    int64_t watermark = c->unsynced && c->p->has_begun
+                            ? atomic_load_explicit(&page->log_end_offset, memory_order_acquire)
+                            : atomic_load_explicit(&page->high_watermark, memory_order_acquire);
     if (*limit < 0 || *limit > watermark) *limit = watermark;
     if (offset < atomic_load(&page->log_start_offset) && offset < *limit)
         return el_fail(EL_ERR_RANGE, 0, c->p->directory, -1, offset, "the offset is below the log start");

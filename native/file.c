@@ -395,7 +395,7 @@ static void write_pid(int fd) {
     if (el_file_write_all(fd, text, (size_t)size, 0, NULL) == 0) el_file_set_size(fd, size);
 }
 
-int32_t el_file_lock(const char *path, int32_t *fd_out, int32_t *holder_pid) {
+int32_t el_file_lock(const char *path, int32_t is_shared, int32_t *fd_out, int32_t *holder_pid) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     *fd_out = -1;
     *holder_pid = 0;
@@ -405,7 +405,7 @@ int32_t el_file_lock(const char *path, int32_t *fd_out, int32_t *holder_pid) {
     int fd = open_file(path, EL_OS_WRITE | EL_OS_CREATE);
     int error = fd < 0 ? fd : 0;
     if (!error) {
-        do error = el_os_lock_exclusive(fd);
+        do error = el_os_lock(fd, is_shared);
         while (error == -EINTR);
     }
     if (!error) error = held_add(fd);
@@ -417,9 +417,17 @@ int32_t el_file_lock(const char *path, int32_t *fd_out, int32_t *holder_pid) {
                        *holder_pid);
     }
     if (error) return finish(error, path, "cannot lock the store");
-    write_pid(fd);
+    if (!is_shared) write_pid(fd);
     *fd_out = fd;
     return EL_OK;
+}
+
+int32_t el_file_lock_change(int32_t fd, int32_t is_shared) {
+    int error;
+    do error = el_os_lock(fd, is_shared);
+    while (error == -EINTR);
+    if (error == -EWOULDBLOCK) return el_fail(EL_ERR_LOCKED, EWOULDBLOCK, NULL, -1, -1, "others share the lock");
+    return finish(error, NULL, "cannot change the lock");
 }
 
 /* A forked child has closed its copy already, and the number may be another file's by now. */

@@ -128,7 +128,20 @@ void el_os_unmap(void *data, size_t size) {
     if (data) munmap(data, size);
 }
 
-int el_os_lock_exclusive(int fd) { return result(flock(fd, LOCK_EX | LOCK_NB)); }
+void el_os_forget(void *data, size_t size) {
+#if defined(__linux__)
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + size) / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+#else
+    (void)data;
+    (void)size;
+#endif
+}
+
+int el_os_lock(int fd, int is_shared) {
+    return result(flock(fd, (is_shared ? LOCK_SH : LOCK_EX) | LOCK_NB));
+}
 
 /* The 16 bytes of a UUID in text; everything that is no hexadecimal digit is passed over. */
 static void read_uuid(const char *text, uint8_t uuid[16]) {

@@ -39,9 +39,12 @@ int el_os_drop_cache(int fd);
 /* Mappings. MAP_SHARED; `size` may exceed the file. */
 void *el_os_map(int fd, size_t size, int writable); /* NULL on failure, errno set */
 void el_os_unmap(void *data, size_t size);
+/* These bytes of a mapping will not be read again soon: their pages count no longer as this process's
+ * memory (they stay in the page cache). Reading them all the same is right, only slower. Advice only. */
+void el_os_forget(void *data, size_t size);
 
 /* Whole-file advisory lock (flock): 0, -EWOULDBLOCK, or another -errno. Never blocks. */
-int el_os_lock_exclusive(int fd);
+int el_os_lock(int fd, int is_shared);
 
 /* 16 bytes that change with every boot of the machine; all zeros where unknown. */
 void el_os_boot_id(uint8_t boot_id[16]);

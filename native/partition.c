@@ -1,12 +1,15 @@
 /* partition.c: open, append, make durable, close.
  *
+ * Any number of processes append to one partition: what they share is in its control page, and each
+ * opens the active segment's files for itself, again after another one has rolled.
+ *
  * An append encodes outside every lock (base offset and epoch are not under the CRC), then under the
  * page mutex: roll if it must, one pwrite behind the last batch, index entries, move the log end.
  * What must be durable then waits for an fdatasync that began after its write: the first who waits
  * becomes the leader and syncs for all (group commit). An fdatasync that failed is never tried
  * again: the kernel may have dropped the pages and would report success. The partition is poisoned,
- * everyone who waits or comes later is told, and only reopening (which reads what the disk has)
- * clears it.
+ * everyone who waits or comes later is told, in all processes, and only reopening (which reads what
+ * the disk has) clears it.
  */
 #include "partition.h"
 
@@ -34,6 +37,13 @@ static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork); }
 
 /* -- users of the handle ---------------------------------------------------------------------- */
 
+/* What has been closed because its topic is no more is told as such. */
+static int32_t fail_closed(const el_partition *p) {
+    if (p->shared_page != NULL && atomic_load(&p->shared_page->is_deleted))
+        return el_fail(EL_ERR_DELETED, 0, p->directory, -1, -1, "the topic was deleted");
+    return el_fail(EL_ERR_CLOSED, 0, p->directory, -1, -1, "the partition is closed");
+}
+
 int32_t el_partition_enter(el_partition *p) {
     if (p->fork_count != atomic_load_explicit(&fork_count, memory_order_relaxed))
         return el_fail(EL_ERR_FORKED, 0, p->directory, -1, -1,
@@ -41,7 +51,7 @@ int32_t el_partition_enter(el_partition *p) {
     atomic_fetch_add(&p->users, 1);
     if (!atomic_load(&p->is_closed)) return EL_OK;
     el_partition_leave(p);
-    return el_fail(EL_ERR_CLOSED, 0, p->directory, -1, -1, "the partition is closed");
+    return fail_closed(p);
 }
 
 void el_partition_leave(el_partition *p) {
@@ -124,7 +134,7 @@ static int32_t check_options(const el_partition_options *o) {
 }
 
 el_partition *el_partition_open(const char *directory, const char *control_path, int32_t writable,
-                                const el_partition_options *options) {
+                                const el_partition_options *options, el_activity *activity) {
     pthread_once(&fork_once, watch_forks);
     if (check_options(options) != EL_OK) return NULL;
     if (strlen(directory) >= EL_PATH_MAX - 32 || strlen(control_path) >= EL_PATH_MAX) {
@@ -142,6 +152,8 @@ el_partition *el_partition_open(const char *directory, const char *control_path,
     p->is_writable = writable != 0;
     p->fork_count = atomic_load(&fork_count);
     p->index_fd = p->time_index_fd = -1;
+    p->index_base_offset = -1;
+    p->activity = el_activity_hold(activity);
     pthread_mutex_init(&p->table_mutex, NULL);
     pthread_mutex_init(&p->sync_mutex, NULL);
     pthread_mutex_init(&p->buffer_mutex, NULL);
@@ -171,42 +183,65 @@ static int open_for_append(char path[EL_PATH_MAX], const el_partition *p, int64_
     return el_os_open(path, EL_OS_WRITE);
 }
 
-/* Open the files of the active segment; `created`: fds of files just made, or NULL. */
-static int32_t take_active(el_partition *p, int64_t base_offset, const int created[3]) {
-    static const char *const suffixes[3] = {".log", ".index", ".timeindex"};
-    int fds[3] = {-1, -1, -1};
-    char path[EL_PATH_MAX] = "";
-    for (int i = 0; i < 3; i++) {
-        fds[i] = created ? created[i] : open_for_append(path, p, base_offset, suffixes[i]);
-        if (fds[i] >= 0) continue;
-        for (int k = 0; k < i; k++) el_os_close(fds[k]);
-        return el_fail(EL_ERR_OS, -fds[i], path, -1, base_offset, "cannot open the active segment");
-    }
+static el_log_file *log_file_make(el_partition *p, int fd, int64_t base_offset) {
     el_log_file *file = malloc(sizeof *file);
     if (file == NULL) {
-        for (int i = 0; i < 3; i++) el_os_close(fds[i]);
-        return el_fail(EL_ERR_MEMORY, ENOMEM, p->directory, -1, -1, "no memory for a segment");
+        el_os_close(fd);
+        el_fail(EL_ERR_MEMORY, ENOMEM, p->directory, -1, -1, "no memory for a segment");
+        return NULL;
     }
     file->references = 1;
-    file->fd = fds[0];
+    file->fd = fd;
     file->base_offset = base_offset;
+    return file;
+}
+
+/* A held .log file of the segment, which is or was the active one; NULL: error. table_mutex held. */
+static el_log_file *log_file_take(el_partition *p, int64_t base_offset) {
+    if (p->active == NULL || p->active->base_offset != base_offset) {
+        char path[EL_PATH_MAX] = "";
+        int fd = open_for_append(path, p, base_offset, ".log");
+        if (fd < 0) {
+            el_fail(EL_ERR_OS, -fd, path, -1, base_offset, "cannot open the active segment");
+            return NULL;
+        }
+        el_log_file *file = log_file_make(p, fd, base_offset);
+        if (file == NULL) return NULL;
+        if (p->active != NULL && p->active->base_offset > base_offset) return file;
+        log_file_release(p->active);
+        p->active = file;
+    }
+    atomic_fetch_add(&p->active->references, 1);
+    return p->active;
+}
+
+/* Make p->active and the index files those of the segment that is appended to. Page mutex held, so
+ * that segment stays the same, and p->active with it. */
+static int32_t take_active(el_partition *p, int64_t base_offset) {
+    pthread_mutex_lock(&p->table_mutex);
+    el_log_file *file = log_file_take(p, base_offset);
+    pthread_mutex_unlock(&p->table_mutex);
+    if (file == NULL) return EL_ERR_OS;
+    log_file_release(file); /* p->active holds it */
+    if (p->index_base_offset == base_offset) return EL_OK;
+    char path[EL_PATH_MAX] = "";
+    int index_fd = open_for_append(path, p, base_offset, ".index");
+    int time_index_fd = index_fd < 0 ? index_fd : open_for_append(path, p, base_offset, ".timeindex");
+    if (time_index_fd < 0) {
+        if (index_fd >= 0) el_os_close(index_fd);
+        return el_fail(EL_ERR_OS, -time_index_fd, path, -1, base_offset, "cannot open the active segment");
+    }
     if (p->index_fd >= 0) el_os_close(p->index_fd);
     if (p->time_index_fd >= 0) el_os_close(p->time_index_fd);
-    p->index_fd = fds[1];
-    p->time_index_fd = fds[2];
-    int64_t size = el_os_size(file->fd);
-    p->allocated = size < 0 ? 0 : size;
-    pthread_mutex_lock(&p->table_mutex);
-    el_log_file *former = p->active;
-    p->active = file;
-    pthread_mutex_unlock(&p->table_mutex);
-    log_file_release(former);
+    p->index_fd = index_fd;
+    p->time_index_fd = time_index_fd;
+    p->index_base_offset = base_offset;
     return EL_OK;
 }
 
 /* Make the files of a new segment, each whole and durable under its name; the .log comes last, since
- * it is what makes the segment exist. */
-static int32_t create_active(el_partition *p, int64_t base_offset) {
+ * it is what makes the segment exist. Returns the size of the .log file. */
+static int64_t create_active(el_partition *p, int64_t base_offset) {
     static const char *const suffixes[3] = {".timeindex", ".index", ".log"};
     int fds[3];
     char path[EL_PATH_MAX];
@@ -220,7 +255,50 @@ static int32_t create_active(el_partition *p, int64_t base_offset) {
         for (int k = 0; k < i; k++) el_os_close(fds[k]);
         return el_fail(EL_ERR_OS, -fds[i], path, -1, base_offset, "cannot make a new segment");
     }
-    return take_active(p, base_offset, (int[3]){fds[2], fds[1], fds[0]});
+    el_log_file *file = log_file_make(p, fds[2], base_offset);
+    if (file == NULL) {
+        el_os_close(fds[0]);
+        el_os_close(fds[1]);
+        return EL_ERR_MEMORY;
+    }
+    if (p->index_fd >= 0) el_os_close(p->index_fd);
+    if (p->time_index_fd >= 0) el_os_close(p->time_index_fd);
+    p->index_fd = fds[1];
+    p->time_index_fd = fds[0];
+    p->index_base_offset = base_offset;
+    pthread_mutex_lock(&p->table_mutex);
+    log_file_release(p->active);
+    p->active = file;
+    pthread_mutex_unlock(&p->table_mutex);
+    return reserve;
+}
+
+static el_log_end fresh_end(int64_t log_start_offset, int64_t log_end_offset) {
+    return (el_log_end){.log_start_offset = log_start_offset,
+                        .log_end_offset = log_end_offset,
+                        .active_base_offset = log_end_offset,
+                        .max_timestamp = -1,
+                        .max_timestamp_offset = log_end_offset,
+                        .first_timestamp = -1,
+                        .last_indexed_timestamp = -1};
+}
+
+static int32_t begin_to_write(el_partition *p, const el_log_end *end) {
+    if (end->active_base_offset < 0) {
+        int64_t size = create_active(p, end->log_end_offset);
+        if (size < 0) return (int32_t)size;
+        el_log_end fresh = fresh_end(end->log_start_offset, end->log_end_offset);
+        return el_control_begin(p->shared_page, &fresh, size);
+    }
+    int32_t result = take_active(p, end->active_base_offset);
+    if (result != EL_OK) return result;
+    /* Cut what a clean close or recovery left behind the last entries that count. */
+    int error = el_file_set_size(p->index_fd, end->index_entries * EL_INDEX_ENTRY);
+    if (!error) error = el_file_set_size(p->time_index_fd, end->time_index_entries * EL_TIME_INDEX_ENTRY);
+    if (error)
+        return el_fail(EL_ERR_OS, -error, p->directory, -1, -1, "cannot cut an index");
+    int64_t size = el_os_size(p->active->fd);
+    return el_control_begin(p->shared_page, end, size < 0 ? 0 : size);
 }
 
 int32_t el_partition_begin(el_partition *p, const el_log_end *end) {
@@ -232,35 +310,23 @@ int32_t el_partition_begin(el_partition *p, const el_log_end *end) {
             if (p->private_page == NULL) result = EL_ERR_MEMORY;
             atomic_store(&p->page, p->private_page);
         }
-        el_partition_leave(p);
-        return result;
-    }
-    if (end->active_base_offset < 0) {
-        result = create_active(p, end->log_end_offset);
-        if (result == EL_OK) {
-            el_log_end fresh = {.log_start_offset = end->log_start_offset,
-                                .log_end_offset = end->log_end_offset,
-                                .active_base_offset = end->log_end_offset,
-                                .max_timestamp = -1,
-                                .max_timestamp_offset = end->log_end_offset,
-                                .first_timestamp = -1,
-                                .last_indexed_timestamp = -1};
-            result = el_control_begin(p->shared_page, &fresh);
-        }
     } else {
-        result = take_active(p, end->active_base_offset, NULL);
-        /* Cut what a clean close or recovery left behind the last entries that count. */
+        result = begin_to_write(p, end);
         if (result == EL_OK) {
-            int error = el_file_set_size(p->index_fd, end->index_entries * EL_INDEX_ENTRY);
-            if (!error)
-                error = el_file_set_size(p->time_index_fd,
-                                         end->time_index_entries * EL_TIME_INDEX_ENTRY);
-            if (error)
-                result = el_fail(EL_ERR_OS, -error, p->directory, -1, -1, "cannot cut an index");
+            atomic_store(&p->page, p->shared_page);
+            p->has_begun = 1;
         }
-        if (result == EL_OK) result = el_control_begin(p->shared_page, end);
     }
-    if (result == EL_OK) {
+    el_partition_leave(p);
+    return result;
+}
+
+int32_t el_partition_attach(el_partition *p) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    if (!p->is_writable || !el_control_is_live(p->shared_page)) {
+        result = el_fail(EL_ERR_NOT_RUNNING, 0, p->control_path, -1, -1, "no writer has begun here");
+    } else {
         atomic_store(&p->page, p->shared_page);
         p->has_begun = 1;
     }
@@ -286,37 +352,42 @@ static int32_t fail_poisoned(const el_partition *p, int error) {
                    "an earlier fdatasync of this partition failed");
 }
 
-static void poison(el_control *page, int error) {
+static void poison(el_partition *p, el_control *page, int error) {
     int32_t clean = 0;
     atomic_compare_exchange_strong(&page->poisoned_errno, &clean, error ? error : EIO);
     el_control_wake(page);
+    el_activity_touch(p->activity);
+}
+
+static void publish(el_partition *p, el_control *page, int64_t high_watermark) {
+    if (el_control_publish(page, high_watermark)) el_activity_touch(p->activity);
 }
 
 /* Take the pending index entries to the files. Indexes can be rebuilt, so an error here is told but
- * harms nothing. Page mutex held. */
-static int flush_index(el_partition *p, el_control *page) {
+ * harms nothing. Page mutex held; the state is to be committed before entries are added. */
+static int flush_index(el_partition *p, el_control *page, el_append_state *state) {
     int error = 0;
-    if (page->pending_index_count > 0) {
-        int64_t at = page->end.index_entries - page->pending_index_count;
+    if (state->pending_index_count > 0) {
+        int64_t at = state->end.index_entries - state->pending_index_count;
         error = el_file_write_all(p->index_fd, page->pending_index,
-                                  (size_t)page->pending_index_count * EL_INDEX_ENTRY,
+                                  (size_t)state->pending_index_count * EL_INDEX_ENTRY,
                                   at * EL_INDEX_ENTRY, NULL);
-        if (!error) page->pending_index_count = 0;
+        if (!error) state->pending_index_count = 0;
     }
-    if (!error && page->pending_time_count > 0) {
-        int64_t at = page->end.time_index_entries - page->pending_time_count;
+    if (!error && state->pending_time_count > 0) {
+        int64_t at = state->end.time_index_entries - state->pending_time_count;
         error = el_file_write_all(p->time_index_fd, page->pending_time,
-                                  (size_t)page->pending_time_count * EL_TIME_INDEX_ENTRY,
+                                  (size_t)state->pending_time_count * EL_TIME_INDEX_ENTRY,
                                   at * EL_TIME_INDEX_ENTRY, NULL);
-        if (!error) page->pending_time_count = 0;
+        if (!error) state->pending_time_count = 0;
     }
     return error;
 }
 
 /* Sealing or closing: all entries in the files, and the closing time entry that Kafka forces. */
-static int finish_index(el_partition *p, el_control *page) {
-    int error = flush_index(p, page);
-    el_log_end *end = &page->end;
+static int finish_index(el_partition *p, el_control *page, el_append_state *state) {
+    int error = flush_index(p, page, state);
+    el_log_end *end = &state->end;
     if (!error && end->max_timestamp > end->last_indexed_timestamp) {
         uint8_t entry[EL_TIME_INDEX_ENTRY];
         el_time_index_entry(entry, end->max_timestamp,
@@ -330,15 +401,15 @@ static int finish_index(el_partition *p, el_control *page) {
 }
 
 /* Cut the preallocation and make the active segment durable as a whole. */
-static int seal_log(el_partition *p, el_control *page) {
+static int seal_log(el_partition *p, el_control *page, el_append_state *state) {
     int error = 0;
-    if (p->allocated != page->end.active_position)
-        error = el_file_set_size(p->active->fd, page->end.active_position);
+    if (state->allocated != state->end.active_position)
+        error = el_file_set_size(p->active->fd, state->end.active_position);
     if (error) return error;
-    p->allocated = page->end.active_position;
+    state->allocated = state->end.active_position;
     error = el_file_fsync(p->active->fd);
     if (error) {
-        poison(page, -error);
+        poison(p, page, -error);
         return error;
     }
     atomic_fetch_add(&page->sync_count, 1);
@@ -351,17 +422,17 @@ static void move_up(_Atomic int64_t *what, int64_t to) {
     }
 }
 
-static void move_durable(el_control *page, int64_t end_offset, int64_t bytes) {
+static void move_durable(el_partition *p, el_control *page, int64_t end_offset, int64_t bytes) {
     move_up(&page->durable_bytes, bytes);
+    publish(p, page, end_offset); /* first: who is told that it is durable can read it */
     move_up(&page->durable_end_offset, end_offset);
-    el_control_publish(page, end_offset);
 }
 
-static int must_roll(const el_partition *p, const el_control *page, int64_t size,
+static int must_roll(const el_partition *p, const el_append_state *state, int64_t size,
                      int64_t last_offset, int64_t max_timestamp) {
     const el_partition_options *o = &p->options;
-    const el_log_end *end = &page->end;
-    if (page->is_sealed) return 1;
+    const el_log_end *end = &state->end;
+    if (state->is_sealed) return 1;
     if (end->active_position == 0) return 0;
     if (end->active_position + size > o->segment_size_bytes_max) return 1;
     if (end->first_timestamp >= 0 && max_timestamp - end->first_timestamp > o->segment_ms) return 1;
@@ -371,96 +442,162 @@ static int must_roll(const el_partition *p, const el_control *page, int64_t size
     return last_offset - end->active_base_offset > INT32_MAX;
 }
 
-static int32_t roll(el_partition *p, el_control *page) {
-    int error = finish_index(p, page);
-    if (!error) error = seal_log(p, page);
-    if (error)
-        return el_fail(error && atomic_load(&page->poisoned_errno) ? EL_ERR_POISONED : EL_ERR_OS,
-                       -error, p->directory, page->end.active_position,
-                       page->end.active_base_offset, "cannot seal the active segment");
-    el_log_end *end = &page->end;
+/* Page mutex held. Commits: what was changed before counts, too. */
+static int32_t roll(el_partition *p, el_control *page, el_append_state **state_in_use) {
+    el_append_state *state = *state_in_use;
+    int error = finish_index(p, page, state);
+    if (!error) error = seal_log(p, page, state);
     /* From here on the file of the next segment may be there, even if making it fails: nothing more may
      * be written to this one, or the two would overlap. */
-    page->is_sealed = 1;
-    int32_t result = create_active(p, end->log_end_offset);
-    if (result != EL_OK) return result;
-    page->is_sealed = 0;
-    int64_t start = end->log_start_offset, next = end->log_end_offset;
-    *end = (el_log_end){.log_start_offset = start,
-                        .log_end_offset = next,
-                        .active_base_offset = next,
-                        .max_timestamp = -1,
-                        .max_timestamp_offset = next,
-                        .first_timestamp = -1,
-                        .last_indexed_timestamp = -1};
-    move_durable(page, next, atomic_load(&page->appended_bytes));
+    if (!error) state->is_sealed = 1;
+    el_control_commit(page, state);
+    state = *state_in_use = el_control_change(page);
+    if (error)
+        return el_fail(error && atomic_load(&page->poisoned_errno) ? EL_ERR_POISONED : EL_ERR_OS,
+                       -error, p->directory, state->end.active_position,
+                       state->end.active_base_offset, "cannot seal the active segment");
+    int64_t next = state->end.log_end_offset;
+    int64_t size = create_active(p, next);
+    if (size < 0) return (int32_t)size;
+    state->is_sealed = 0;
+    state->allocated = size;
+    state->end = fresh_end(state->end.log_start_offset, next);
+    el_control_commit(page, state);
+    *state_in_use = el_control_change(page);
+    move_durable(p, page, next, (*state_in_use)->appended_bytes);
     return EL_OK;
 }
 
 /* Reserve blocks ahead of the writes: an fdatasync then has no file size to write down. */
-static int preallocate(el_partition *p, int64_t needed) {
-    int64_t step = p->options.preallocation_bytes_max;
-    if (needed <= p->allocated || step == 0) return 0;
-    int64_t target = p->allocated * 2;
-    if (target > p->allocated + step) target = p->allocated + step;
+static int preallocate(el_partition *p, el_append_state *state, int64_t needed) {
+    int64_t step = p->options.preallocation_bytes_max, allocated = state->allocated;
+    if (needed <= allocated || step == 0) return 0;
+    int64_t target = allocated * 2;
+    if (target > allocated + step) target = allocated + step;
     if (target < PREALLOCATION_FIRST) target = PREALLOCATION_FIRST;
     if (target > p->options.segment_size_bytes_max) target = p->options.segment_size_bytes_max;
     if (target < needed) target = needed;
-    int error = el_file_allocate(p->active->fd, p->allocated, target - p->allocated);
+    int error = el_file_allocate(p->active->fd, allocated, target - allocated);
     if (error && target > needed) /* little room left: take what this batch needs */
-        error = el_file_allocate(p->active->fd, p->allocated, (target = needed) - p->allocated);
-    if (!error) p->allocated = target;
+        error = el_file_allocate(p->active->fd, allocated, (target = needed) - allocated);
+    if (!error) state->allocated = target;
     return error;
 }
 
-/* Take back what a failed or interrupted append left behind the log end. Page mutex held. */
+/* Take back what a failed or interrupted append left behind the log end, and commit that. Page mutex
+ * held, p->active taken. */
 static int undo_tail(el_partition *p, el_control *page) {
-    int error = el_file_set_size(p->active->fd, page->end.active_position);
+    el_append_state *state = el_control_change(page);
+    int error = el_file_set_size(p->active->fd, state->end.active_position);
     if (error) {
         /* Half a batch stays in the file; nothing may be written behind it. */
-        poison(page, -error);
+        poison(p, page, -error);
         return error;
     }
-    p->allocated = page->end.active_position;
+    state->allocated = state->end.active_position;
+    el_control_commit(page, state);
     return 0;
 }
 
-static void account_index(el_partition *p, el_control *page, int64_t position, int64_t size,
-                          int64_t last_offset, int64_t max_timestamp) {
-    el_log_end *end = &page->end;
-    if (page->pending_index_count == EL_PENDING_MAX || page->pending_time_count == EL_PENDING_MAX)
-        if (flush_index(p, page) != 0) return; /* see flush_index: this entry is left out */
+static void account_index(el_partition *p, el_control *page, el_append_state *state,
+                          int64_t position, int64_t size, int64_t last_offset,
+                          int64_t max_timestamp) {
+    el_log_end *end = &state->end;
+    /* No room if the index files could not be written: then this entry is left out. */
+    if (state->pending_index_count == EL_PENDING_MAX || state->pending_time_count == EL_PENDING_MAX)
+        return;
     int add = el_index_step(end, p->options.index_interval_bytes, size, last_offset, max_timestamp);
     if (add & EL_ADD_INDEX)
-        el_index_entry(page->pending_index + page->pending_index_count++ * EL_INDEX_ENTRY,
+        el_index_entry(page->pending_index + state->pending_index_count++ * EL_INDEX_ENTRY,
                        last_offset - end->active_base_offset, position);
     if (add & EL_ADD_TIME)
-        el_time_index_entry(page->pending_time + page->pending_time_count++ * EL_TIME_INDEX_ENTRY,
+        el_time_index_entry(page->pending_time + state->pending_time_count++ * EL_TIME_INDEX_ENTRY,
                             end->max_timestamp, end->max_timestamp_offset - end->active_base_offset);
 }
 
 static int32_t sync_to(el_partition *p, el_control *page, int64_t end_offset);
 
-/* Take the append lock; in a partition that promises `sync`, with the unsynced bytes bounded. */
+/* Take the append lock, with the active segment's files open here. */
+static int32_t lock_active(el_partition *p, el_control *page) {
+    int32_t result = el_control_lock(page);
+    if (result < 0) return result;
+    const el_append_state *state = &page->states[atomic_load(&page->current) & 1];
+    result = take_active(p, state->end.active_base_offset);
+    if (result == EL_OK && page->is_torn) {
+        /* C-I: what the dead owner committed counts, and is told if he did not come to it. What lies
+         * behind it in the file is cut. */
+        el_control_commit(page, el_control_change(page));
+        if (p->options.durability != EL_DURABILITY_SYNC)
+            publish(p, page, atomic_load(&page->log_end_offset));
+        undo_tail(p, page);
+        page->is_torn = 0;
+    }
+    if (result != EL_OK) el_control_unlock(page);
+    return result;
+}
+
+/* The same for appending; in a partition that promises `sync`, with the unsynced bytes bounded. */
 static int32_t lock_for(el_partition *p, el_control *page) {
     for (;;) {
-        int32_t result = el_control_lock(page);
+        int32_t result = lock_active(p, page);
         if (result < 0) return result;
-        if (result == EL_END) undo_tail(p, page); /* its owner died in the middle of an append */
         /* All durable, though the count of bytes may not know yet: see sync_to. */
+        int64_t end_offset = atomic_load(&page->log_end_offset);
         if (p->options.durability != EL_DURABILITY_SYNC ||
-            atomic_load(&page->durable_end_offset) >= page->end.log_end_offset ||
+            atomic_load(&page->durable_end_offset) >= end_offset ||
             atomic_load(&page->appended_bytes) - atomic_load(&page->durable_bytes) <=
                 EL_UNSYNCED_BYTES_MAX)
             return EL_OK;
-        int64_t end_offset = page->end.log_end_offset;
         el_control_unlock(page);
         result = sync_to(p, page, end_offset);
         if (result != EL_OK) return result;
     }
 }
 
-int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_t durability,
+/* Write the batch and commit. Page mutex held. Its first offset, or an error. */
+static int64_t write_locked(el_partition *p, el_control *page, uint8_t *batch, int64_t size,
+                            const el_batch_header *header, int64_t expected_end_offset,
+                            int64_t *batch_position) {
+    int poisoned = atomic_load(&page->poisoned_errno);
+    if (poisoned) return fail_poisoned(p, poisoned);
+    if (atomic_load(&page->is_deleted))
+        return el_fail(EL_ERR_DELETED, 0, p->directory, -1, -1, "the topic was deleted");
+    el_append_state *state = el_control_change(page);
+    int64_t first = state->end.log_end_offset, last = first + header->last_offset_delta;
+    if (expected_end_offset >= 0 && expected_end_offset != first)
+        return el_fail(EL_ERR_MOVED, 0, p->directory, -1, first, "others have appended");
+    if (must_roll(p, state, size, last, header->max_timestamp)) {
+        int32_t result = roll(p, page, &state);
+        if (result != EL_OK) return result;
+    }
+    if (state->pending_index_count == EL_PENDING_MAX || state->pending_time_count == EL_PENDING_MAX) {
+        flush_index(p, page, state);
+        el_control_commit(page, state);
+        state = el_control_change(page);
+    }
+    int64_t position = state->end.active_position;
+    el_batch_set_base_offset(batch, first);
+    int error = preallocate(p, state, position + size);
+    if (!error) error = el_file_write_all(p->active->fd, batch, (size_t)size, position, NULL);
+    if (error) {
+        undo_tail(p, page);
+        return el_fail(EL_ERR_OS, -error, p->directory, position, first,
+                       "cannot write a batch of %" PRId64 " bytes", size);
+    }
+    account_index(p, page, state, position, size, last, header->max_timestamp);
+    state->end.active_position = position + size;
+    if (state->allocated < position + size) state->allocated = position + size;
+    state->end.log_end_offset = last + 1;
+    state->appended_batches += 1;
+    state->appended_bytes += size;
+    el_control_commit(page, state);
+    if (p->options.durability != EL_DURABILITY_SYNC) publish(p, page, last + 1);
+    if (batch_position != NULL) *batch_position = position;
+    return first;
+}
+
+int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size,
+                           int64_t expected_end_offset, int32_t durability,
                            int64_t *batch_position) {
     el_control *page = p->shared_page;
     if (!p->has_begun)
@@ -473,45 +610,18 @@ int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_
     el_batch_header header;
     int32_t result = el_batch_header_read(batch, size, &header);
     if (result != EL_OK) return el_fail(EL_ERR_ARGUMENT, 0, p->directory, -1, -1, "not a whole batch");
-
     result = lock_for(p, page);
     if (result < 0) return result;
-    el_log_end *end = &page->end;
-    int64_t first = end->log_end_offset;
-    int poisoned = atomic_load(&page->poisoned_errno);
-    result = poisoned ? fail_poisoned(p, poisoned) : EL_OK;
-    if (result == EL_OK && must_roll(p, page, size, first + header.last_offset_delta, header.max_timestamp))
-        result = roll(p, page);
-    if (result == EL_OK) {
-        int64_t position = end->active_position;
-        el_batch_set_base_offset(batch, first);
-        int error = preallocate(p, position + size);
-        if (!error) error = el_file_write_all(p->active->fd, batch, (size_t)size, position, NULL);
-        if (error) {
-            undo_tail(p, page);
-            result = el_fail(EL_ERR_OS, -error, p->directory, position, first,
-                             "cannot write a batch of %" PRId64 " bytes", size);
-        } else {
-            int64_t last = first + header.last_offset_delta;
-            account_index(p, page, position, size, last, header.max_timestamp);
-            end->active_position = position + size;
-            if (p->allocated < end->active_position) p->allocated = end->active_position;
-            end->log_end_offset = last + 1;
-            atomic_fetch_add_explicit(&page->appended_batches, 1, memory_order_relaxed);
-            atomic_store_explicit(&page->log_end_offset, last + 1, memory_order_release);
-            atomic_fetch_add(&page->appended_bytes, size); /* after the end: see sync_to */
-            if (p->options.durability != EL_DURABILITY_SYNC) el_control_publish(page, last + 1);
-            if (batch_position != NULL) *batch_position = position;
-        }
-    }
+    int64_t first = write_locked(p, page, batch, size, &header, expected_end_offset, batch_position);
     el_control_unlock(page);
-    if (result == EL_OK && durability == EL_DURABILITY_SYNC)
+    if (first >= 0 && durability == EL_DURABILITY_SYNC)
         result = sync_to(p, page, first + header.last_offset_delta + 1);
     return result == EL_OK ? first : result;
 }
 
 int64_t el_partition_append_batch(el_partition *p, const char *batch, int64_t size,
-                                  int32_t durability, int64_t *batch_position) {
+                                  int64_t expected_end_offset, int32_t durability,
+                                  int64_t *batch_position) {
     int32_t result = el_partition_enter(p);
     if (result != EL_OK) return result;
     el_batch_header header;
@@ -525,7 +635,7 @@ int64_t el_partition_append_batch(el_partition *p, const char *batch, int64_t si
     }
     if (buffer.data != NULL) {
         memcpy(buffer.data, batch, (size_t)size);
-        first = el_partition_write(p, buffer.data, size, durability, batch_position);
+        first = el_partition_write(p, buffer.data, size, expected_end_offset, durability, batch_position);
         el_partition_buffer_give(p, buffer);
     }
     el_partition_leave(p);
@@ -534,7 +644,7 @@ int64_t el_partition_append_batch(el_partition *p, const char *batch, int64_t si
 
 int64_t el_partition_append(el_partition *p, const char *key, int64_t key_size, const char *value,
                             int64_t value_size, const char *headers, int64_t headers_size,
-                            int64_t timestamp, int32_t durability) {
+                            int64_t timestamp, int64_t expected_end_offset, int32_t durability) {
     int32_t result = el_partition_enter(p);
     if (result != EL_OK) return result;
     el_slice key_slice = {(const uint8_t *)key, key_size};
@@ -554,7 +664,8 @@ int64_t el_partition_append(el_partition *p, const char *key, int64_t key_size, 
         first = EL_ERR_MEMORY;
         if (buffer.data != NULL) {
             first = el_batch_encode_into(&input, buffer.data, buffer.capacity);
-            if (first >= 0) first = el_partition_write(p, buffer.data, size, durability, NULL);
+            if (first >= 0)
+                first = el_partition_write(p, buffer.data, size, expected_end_offset, durability, NULL);
             el_partition_buffer_give(p, buffer);
         }
     }
@@ -574,6 +685,22 @@ static void gather(el_partition *p) {
         sched_yield();
 }
 
+static void note_sync_time(el_partition *p, int64_t ns) {
+    static const int64_t steps[3] = {1000, 2000, 5000};
+    int64_t scale = 1;
+    int i = 0;
+    for (; i < EL_SYNC_TIMES - 1 && ns > steps[i % 3] * scale; i++)
+        if (i % 3 == 2) scale *= 10;
+    atomic_fetch_add_explicit(&p->sync_counts[i], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->sync_total_ns, ns, memory_order_relaxed);
+}
+
+void el_partition_sync_times(el_partition *p, el_sync_times *out) {
+    for (int i = 0; i < EL_SYNC_TIMES; i++)
+        out->counts[i] = atomic_load_explicit(&p->sync_counts[i], memory_order_relaxed);
+    out->total_ns = atomic_load_explicit(&p->sync_total_ns, memory_order_relaxed);
+}
+
 static int32_t sync_to(el_partition *p, el_control *page, int64_t end_offset) {
     atomic_fetch_add(&p->arrivals, 1);
     pthread_mutex_lock(&p->sync_mutex);
@@ -591,23 +718,31 @@ static int32_t sync_to(el_partition *p, el_control *page, int64_t end_offset) {
         p->is_syncing = 1;
         pthread_mutex_unlock(&p->sync_mutex);
         gather(p);
-        /* First the end, then the file: if the segment rolls between, rolling synced the former. */
+        /* First the end, then the file: if the segment rolls between, in whatever process, rolling
+         * synced the former. */
         pthread_mutex_lock(&p->table_mutex);
         int64_t bytes = atomic_load(&page->appended_bytes); /* first: never more than the end has */
-        int64_t target = atomic_load_explicit(&page->log_end_offset, memory_order_acquire);
-        el_log_file *file = p->active;
-        atomic_fetch_add(&file->references, 1);
+        int64_t target = atomic_load(&page->log_end_offset);
+        el_log_file *file = log_file_take(p, atomic_load(&page->active_base_offset));
         pthread_mutex_unlock(&p->table_mutex);
         int32_t group = atomic_exchange(&p->arrivals, 0);
-        int error = el_file_fdatasync(file->fd);
-        log_file_release(file);
+        int error = 0;
+        if (file == NULL) {
+            result = EL_ERR_OS;
+        } else {
+            int64_t begun_ns = el_os_monotonic_ns();
+            error = el_file_fdatasync(file->fd);
+            note_sync_time(p, el_os_monotonic_ns() - begun_ns);
+            log_file_release(file);
+            atomic_fetch_add(&page->sync_count, 1);
+        }
         pthread_mutex_lock(&p->sync_mutex);
         p->is_syncing = 0;
         p->group_expected = group;
-        atomic_fetch_add(&page->sync_count, 1);
-        if (error) poison(page, -error);
-        else move_durable(page, target, bytes);
+        if (error) poison(p, page, -error);
+        else if (result == EL_OK) move_durable(p, page, target, bytes);
         pthread_cond_broadcast(&p->synced);
+        if (result != EL_OK) break;
     }
     pthread_mutex_unlock(&p->sync_mutex);
     return result;
@@ -630,7 +765,7 @@ int32_t el_partition_sync(el_partition *p) {
 int32_t el_partition_state_read(el_partition *p, el_partition_state *out) {
     int32_t result = el_partition_enter(p);
     int is_inside = result == EL_OK;
-    if (!is_inside && result != EL_ERR_CLOSED) return result;
+    if (!is_inside && result != EL_ERR_CLOSED && result != EL_ERR_DELETED) return result;
     /* A closed handle is told as such, and also where it ended: closing reads that. */
     el_control *page = is_inside ? el_partition_page(p) : atomic_load(&p->page);
     if (page == NULL) {
@@ -643,10 +778,10 @@ int32_t el_partition_state_read(el_partition *p, el_partition_state *out) {
         out->appended_batches = atomic_load(&page->appended_batches);
         out->appended_bytes = atomic_load(&page->appended_bytes);
         out->sync_count = atomic_load(&page->sync_count);
-        out->active_base_offset = page->end.active_base_offset;
-        out->active_position = page->end.active_position;
+        out->active_base_offset = atomic_load(&page->active_base_offset);
+        out->active_position = atomic_load(&page->active_position);
         out->poisoned_errno = atomic_load(&page->poisoned_errno);
-        out->writer_pid = atomic_load(&page->writer_pid);
+        out->is_deleted = (int32_t)atomic_load(&page->is_deleted);
         out->generation = atomic_load(&page->generation);
     }
     if (is_inside) el_partition_leave(p);
@@ -666,7 +801,11 @@ int32_t el_partition_wait(el_partition *p, int64_t offset, int64_t timeout_ns) {
         uint32_t sequence = atomic_load_explicit(&page->sequence, memory_order_acquire);
         if (atomic_load_explicit(&page->high_watermark, memory_order_acquire) > offset) break;
         if (atomic_load(&p->is_closed)) {
-            result = el_fail(EL_ERR_CLOSED, 0, p->directory, -1, -1, "the partition was closed");
+            result = fail_closed(p);
+            break;
+        }
+        if (atomic_load(&page->is_deleted)) {
+            result = el_fail(EL_ERR_DELETED, 0, p->directory, -1, -1, "the topic was deleted");
             break;
         }
         int64_t left = until < 0 ? -1 : until - el_os_monotonic_ns();
@@ -691,8 +830,13 @@ int32_t el_partition_wait(el_partition *p, int64_t offset, int64_t timeout_ns) {
 /* Look at the directory again. Maps of segments that are gone are dropped. table_mutex held. */
 static int32_t refresh_table(el_partition *p) {
     int64_t *bases = NULL;
+    /* A segment that is just being made, or whose maker was killed, is not of the log yet. */
+    el_control *page = atomic_load(&p->page);
+    int64_t newest = page != NULL && page == p->shared_page ? atomic_load(&page->active_base_offset)
+                                                            : INT64_MAX;
     int64_t count = el_segment_list(p->directory, &bases);
     if (count < 0) return (int32_t)count;
+    while (count > 0 && bases[count - 1] > newest) count--;
     el_map **maps = calloc((size_t)count + 1, sizeof *maps);
     if (maps == NULL) {
         free(bases);
@@ -739,11 +883,11 @@ int32_t el_partition_refresh(el_partition *p, el_map *map) {
     int64_t limit = INT64_MAX;
     el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
     if (page != NULL && page == p->shared_page) {
-        int64_t base_offset = __atomic_load_n(&page->end.active_base_offset, __ATOMIC_ACQUIRE);
-        int64_t position = __atomic_load_n(&page->end.active_position, __ATOMIC_ACQUIRE);
+        int64_t base_offset = atomic_load(&page->active_base_offset);
+        int64_t position = atomic_load(&page->active_position);
         /* Still the active one: written up to there. Else the file has been cut to its exact size. */
         if (base_offset == map->base_offset && position > 0 &&
-            __atomic_load_n(&page->end.active_base_offset, __ATOMIC_ACQUIRE) == base_offset)
+            atomic_load(&page->active_base_offset) == base_offset)
             limit = position;
     }
     return el_map_refresh(map, limit);
@@ -765,14 +909,29 @@ static el_map *take_map(el_partition *p, int64_t i) {
     }
 }
 
+uint32_t el_partition_layout(el_partition *p) {
+    el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
+    return page == NULL ? 0 : atomic_load_explicit(&page->layout, memory_order_acquire);
+}
+
+/* Forget maps of files that are not the segments any more. table_mutex held. */
+static void drop_stale_maps(el_partition *p) {
+    uint32_t layout = el_partition_layout(p);
+    if (layout == p->layout) return;
+    for (int64_t i = 0; i < p->map_count; i++) el_map_release(p->maps[i]);
+    p->map_count = 0;
+    p->layout = layout;
+}
+
 el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset) {
     el_map *map = NULL;
     pthread_mutex_lock(&p->table_mutex);
+    drop_stale_maps(p);
     int64_t i = find_map(p, offset);
     /* In the newest segment that we know there may be newer ones, unless the writer is still in it. */
     el_control *page = atomic_load(&p->page);
     int is_newest = i == p->map_count - 1;
-    if (i >= 0 && is_newest && page != NULL && page->end.active_base_offset == p->maps[i]->base_offset)
+    if (i >= 0 && is_newest && page != NULL && atomic_load(&page->active_base_offset) == p->maps[i]->base_offset)
         is_newest = 0;
     int32_t result = i < 0 || is_newest ? refresh_table(p) : EL_OK;
     if (result == EL_OK) {
@@ -791,6 +950,7 @@ el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset) {
 el_map *el_partition_map_after(el_partition *p, int64_t base_offset) {
     el_map *map = NULL;
     pthread_mutex_lock(&p->table_mutex);
+    drop_stale_maps(p);
     for (int attempt = 0; attempt < 2 && map == NULL; attempt++) {
         if (attempt == 1 && refresh_table(p) != EL_OK) break;
         int64_t i = find_map(p, base_offset) + 1;
@@ -808,20 +968,94 @@ el_map *el_partition_map_after(el_partition *p, int64_t base_offset) {
 /* -- close ------------------------------------------------------------------------------------ */
 
 static int32_t finish(el_partition *p, el_control *page) {
-    int32_t result = sync_to(p, page, atomic_load(&page->log_end_offset));
-    if (result != EL_OK) return result;
-    result = el_control_lock(page);
+    int32_t result = lock_active(p, page);
     if (result < 0) return result;
-    int error = finish_index(p, page);
-    if (!error) error = seal_log(p, page);
+    el_append_state *state = el_control_change(page);
+    int error = 0;
+    if (!state->is_sealed) {
+        error = finish_index(p, page, state);
+        if (!error) error = seal_log(p, page, state);
+        el_control_commit(page, state);
+    }
     el_control_unlock(page);
     if (error)
         return el_fail(EL_ERR_OS, -error, p->directory, -1, -1, "cannot close the active segment");
-    atomic_store(&page->writer_pid, 0);
     return EL_OK;
 }
 
-int32_t el_partition_close(el_partition *p, int32_t clean) {
+/* What is done under the append lock by those who look after segments. */
+typedef int32_t (*locked_action)(el_partition *p, el_control *page, int64_t argument);
+
+static int64_t do_locked(el_partition *p, locked_action action, int64_t argument) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    el_control *page = p->shared_page;
+    int64_t told = 0;
+    if (!p->has_begun) {
+        result = el_fail(EL_ERR_READ_ONLY, EROFS, p->directory, -1, -1, "the store is open for reading only");
+    } else if ((result = lock_active(p, page)) == EL_OK) {
+        int poisoned = atomic_load(&page->poisoned_errno);
+        result = poisoned ? fail_poisoned(p, poisoned) : action(p, page, argument);
+        told = atomic_load(&page->active_base_offset);
+        el_control_unlock(page);
+    }
+    el_partition_leave(p);
+    return result == EL_OK ? told : result;
+}
+
+static int32_t roll_if_any(el_partition *p, el_control *page, int64_t unused) {
+    (void)unused;
+    el_append_state *state = el_control_change(page);
+    return state->end.active_position > 0 || state->is_sealed ? roll(p, page, &state) : EL_OK;
+}
+
+int64_t el_partition_roll(el_partition *p) { return do_locked(p, roll_if_any, 0); }
+
+static int32_t move_start(el_partition *p, el_control *page, int64_t offset) {
+    el_append_state *state = el_control_change(page);
+    if (offset > state->end.log_end_offset)
+        return el_fail(EL_ERR_RANGE, 0, p->directory, -1, offset, "the log start cannot be past the log end");
+    if (offset > state->end.log_start_offset) {
+        state->end.log_start_offset = offset;
+        el_control_commit(page, state);
+    }
+    return EL_OK;
+}
+
+int32_t el_partition_move_start(el_partition *p, int64_t offset) {
+    int64_t result = do_locked(p, move_start, offset);
+    return result < 0 ? (int32_t)result : EL_OK;
+}
+
+static int32_t change_layout(el_partition *p, el_control *page, int64_t unused) {
+    (void)p;
+    (void)unused;
+    atomic_fetch_add(&page->layout, 1);
+    return EL_OK;
+}
+
+int32_t el_partition_segments_changed(el_partition *p) {
+    int64_t result = do_locked(p, change_layout, 0);
+    return result < 0 ? (int32_t)result : EL_OK;
+}
+
+int32_t el_partition_delete(el_partition *p) {
+    int32_t result = el_partition_enter(p);
+    if (result != EL_OK) return result;
+    el_control *page = p->shared_page;
+    if (!p->has_begun) {
+        result = el_fail(EL_ERR_READ_ONLY, EROFS, p->directory, -1, -1, "the store is open for reading only");
+    } else if ((result = el_control_lock(page)) == EL_OK) {
+        atomic_store(&page->is_deleted, 1);
+        el_control_unlock(page);
+        el_control_wake(page);
+        el_activity_touch(p->activity);
+    }
+    el_partition_leave(p);
+    return result;
+}
+
+int32_t el_partition_close(el_partition *p, int32_t how) {
     if (p->fork_count != atomic_load(&fork_count)) return EL_OK; /* the parent's affair */
     if (atomic_exchange(&p->is_closed, 1)) return EL_OK;
     el_control *page = atomic_load(&p->page);
@@ -837,7 +1071,9 @@ int32_t el_partition_close(el_partition *p, int32_t clean) {
         el_os_futex_wait((uint32_t *)&p->users, (uint32_t)users, 10000000);
     }
     int32_t result = EL_OK;
-    if (clean && p->has_begun) result = finish(p, page);
+    if (how != EL_CLOSE_DROP && p->has_begun)
+        result = sync_to(p, page, atomic_load(&page->log_end_offset));
+    if (how == EL_CLOSE_CLEAN && p->has_begun && result == EL_OK) result = finish(p, page);
     log_file_release(p->active);
     p->active = NULL;
     if (p->index_fd >= 0) el_os_close(p->index_fd);
@@ -853,7 +1089,8 @@ int32_t el_partition_close(el_partition *p, int32_t clean) {
 void el_partition_free(el_partition *p) {
     if (p == NULL) return;
     if (p->fork_count == atomic_load(&fork_count)) {
-        el_partition_close(p, 0);
+        el_partition_close(p, EL_CLOSE_DROP);
+        el_activity_close(p->activity);
         if (p->shared_page != NULL) el_control_unmap(p->shared_page);
         for (int i = 0; i < EL_BUFFERS_KEPT; i++) free(p->buffers[i].data);
         free(p->private_page);

@@ -6,6 +6,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "activity.h"
 #include "batch.h"
 #include "control.h"
 #include "segment.h"
@@ -43,20 +44,24 @@ struct el_partition {
     el_control *shared_page;
     int shared_is_writable;
 
-    /* Writer only; guarded by the page mutex. */
+    el_activity *activity; /* of the store; may be NULL */
+
+    /* Writer only; guarded by the page mutex. Index files of the segment at index_base_offset. */
     int index_fd, time_index_fd;
-    int64_t allocated; /* size of the active file */
+    int64_t index_base_offset;
 
     pthread_mutex_t table_mutex; /* guards the two below */
-    el_log_file *active;
+    el_log_file *active; /* as far as this process knows: another one may have rolled since */
     el_map **maps; /* by base offset, ascending; entries may lack behind the directory */
     int64_t map_count, map_capacity;
+    uint32_t layout; /* of the page, when the maps were made */
 
     pthread_mutex_t sync_mutex; /* guards group commit */
     pthread_cond_t synced;
     int is_syncing;
     int32_t group_expected;   /* how many came for the last fdatasync */
     _Atomic int32_t arrivals; /* have come for the next one */
+    _Atomic int64_t sync_counts[EL_SYNC_TIMES], sync_total_ns; /* see el_sync_times */
 
     pthread_mutex_t buffer_mutex;
     el_buffer buffers[EL_BUFFERS_KEPT];
@@ -71,7 +76,8 @@ void el_partition_buffer_give(el_partition *p, el_buffer buffer);
 
 /* Append an encoded batch whose last offset delta, record count and max timestamp are known; sets
  * its base offset in place. First offset or an error. */
-int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size, int32_t durability,
+int64_t el_partition_write(el_partition *p, uint8_t *batch, int64_t size,
+                           int64_t expected_end_offset, int32_t durability,
                            int64_t *batch_position);
 
 el_control *el_partition_page(el_partition *p);
@@ -82,6 +88,9 @@ int32_t el_partition_refresh(el_partition *p, el_map *map);
  * current. NULL: error.
  * *end_offset (may be NULL): where the next segment begins, INT64_MAX for the newest. */
 el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset);
+/* Counts the times that sealed segments were removed or replaced: a place in an older one may mean
+ * nothing in the files that are there now. */
+uint32_t el_partition_layout(el_partition *p);
 /* As that, of the segment that follows `base_offset`; NULL with EL_ERR_RANGE when there is none. */
 el_map *el_partition_map_after(el_partition *p, int64_t base_offset);
 

@@ -126,6 +126,10 @@ static int32_t read_columns(const el_columns *columns, el_slice *slices, el_batc
         input->id_name = (const uint8_t *)columns->id_name;
         input->id_name_size = (int32_t)strlen(columns->id_name);
     }
+    input->has_producer = columns->has_producer;
+    input->producer_id = columns->producer_id;
+    input->producer_epoch = columns->producer_epoch;
+    input->base_sequence = columns->base_sequence;
     return result;
 }
 
@@ -151,7 +155,8 @@ int64_t el_batch_encode(const el_columns *columns, char *out, int64_t capacity) 
     return size;
 }
 
-int64_t el_partition_append_columns(el_partition *p, const el_columns *columns, int32_t durability,
+int64_t el_partition_append_columns(el_partition *p, const el_columns *columns,
+                                    int64_t expected_end_offset, int32_t durability,
                                     int64_t *batch_position) {
     int32_t entered = el_partition_enter(p);
     if (entered != EL_OK) return entered;
@@ -171,7 +176,8 @@ int64_t el_partition_append_columns(el_partition *p, const el_columns *columns, 
             if (buffer.data != NULL) {
                 first = el_batch_encode_into(&input, buffer.data, buffer.capacity);
                 if (first >= 0)
-                    first = el_partition_write(p, buffer.data, size, durability, batch_position);
+                    first = el_partition_write(p, buffer.data, size, expected_end_offset, durability,
+                                               batch_position);
                 el_partition_buffer_give(p, buffer);
             }
         }
@@ -209,6 +215,13 @@ static int put(PyObject *tuple, Py_ssize_t at, PyObject *item) {
     return item != NULL && PyTuple_SetItem(tuple, at, item) == 0;
 }
 
+/* What is made here holds strings, numbers and bytes and has no dict, so it can be in no cycle: the
+ * collector need not look at it (it would, hundreds of times, while somebody reads a million). */
+static PyObject *untracked(PyObject *item) {
+    PyObject_GC_UnTrack(item);
+    return item;
+}
+
 /* Records of one batch mostly share their time: one object serves the neighbours. */
 typedef struct {
     int64_t value;
@@ -231,7 +244,7 @@ static PyObject *make_tuple(const el_view *v, shared_number *time) {
         put(tuple, 1, number(v->timestamp, time)) &&
         put(tuple, 2, bytes_or_none(v->key, v->key_size)) &&
         put(tuple, 3, bytes_or_none(v->value, v->value_size)))
-        return tuple;
+        return untracked(tuple);
     Py_XDECREF(tuple);
     return NULL;
 }
@@ -256,7 +269,7 @@ static PyObject *make_record(const el_view *v, const record_kind *kind, shared_n
         put(record, 3, number(v->timestamp, time)) &&
         put(record, 4, bytes_or_none(v->key, v->key_size)) &&
         put(record, 5, bytes_or_none(v->value, v->value_size)))
-        return record;
+        return untracked(record);
     Py_DECREF(record);
     return NULL;
 }

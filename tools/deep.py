@@ -1,7 +1,7 @@
 """The long things, one after another: ``python tools/deep.py [--minutes N] [--only NAME ...]``.
 
 properties   the whole suite with Hypothesis' deep profile and the tests marked `deep`
-kill         1,000 rounds of kill -9 for each durability
+kill         1,000 rounds of kill -9 of a writer for each durability, and of writers and consumers together
 fuzz         the batch decoder under sanitizers, by tools/fuzz.py
 sanitizers   AddressSanitizer and UndefinedBehaviorSanitizer under the suite, in a copy of the tree
 
@@ -82,9 +82,10 @@ def properties(minutes: float, output: Path) -> int:
 
 
 def kill(minutes: float, output: Path) -> int:
-    """The full rounds, or what fits into little time (about ten a second)."""
-    rounds = KILL_ROUNDS if minutes >= 3 else max(20, int(minutes * 200))
-    return run([sys.executable, "tests/kill/kill_rounds.py", str(rounds)], output)
+    """The full rounds, or what fits into little time (about five a second of all of them)."""
+    rounds = str(KILL_ROUNDS if minutes >= 3 else max(20, int(minutes * 100)))
+    code = run([sys.executable, "tests/kill/kill_rounds.py", rounds], output)
+    return run([sys.executable, "tests/kill/process_rounds.py", rounds], output) or code
 
 
 def fuzz(minutes: float, output: Path) -> int:
@@ -145,7 +146,7 @@ def sanitizers(minutes: float, output: Path) -> int:
 
 STEPS = [
     Step("properties", "Hypothesis' deep profile over the suite", properties, 0.5),
-    Step("kill", "kill -9 of a writer, again and again", kill, 0.15),
+    Step("kill", "kill -9, again and again", kill, 0.15),
     Step("fuzz", "hostile bytes into the decoder", fuzz, 0.1),
     Step("sanitizers", "the suite under AddressSanitizer and UBSan", sanitizers, 0.25),
 ]

@@ -104,6 +104,18 @@ def last_error(code: int, **fields: Any) -> Exception:
         return errors.StorageReadOnlyError(
             what, hint="Open the store without read_only=True", path=path, **fields
         )
+    if code == lib.EL_ERR_MOVED:
+        return errors.EndOffsetMovedError(
+            f"the log ends at offset {offset}: others have appended",
+            hint="Look at what they appended and try again",
+            log_end_offset=offset,
+            **fields,
+        )
+    if code == lib.EL_ERR_DELETED:
+        topic = os.path.basename(path).rpartition("-")[0]  # noqa: PTH119
+        return errors.UnknownTopicError(
+            f"topic {topic!r} was deleted", hint="Make it anew under that name", topic=topic
+        )
     if code == lib.EL_ERR_MEMORY:
         return MemoryError(what)
     return errors.StorageError(f"{what} (code {code})", path=path, errno=number, **fields)

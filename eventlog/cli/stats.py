@@ -121,7 +121,7 @@ def _partition_stats(log: EventLog, topic: Topic, number: int) -> dict[str, Any]
     # The room that is reserved ahead of the writes is no log yet.
     log_size_bytes = sum(path.stat().st_size for path in segments)
     state = topic.partition(number).state()
-    if state.writer_pid and segments:
+    if state.generation and int(segments[-1].stem) == state.active_base_offset:
         log_size_bytes += state.active_position - segments[-1].stat().st_size
     return {
         "partition": number,

@@ -37,11 +37,15 @@ class Cursor:
     Args:
         partition: what is read.
         capacity: most records that it holds at a time.
+        unsynced: read up to the log end, what is not durable yet too (in a store open for writing);
+            "high watermark" then means that.
     """
 
-    def __init__(self, partition: Partition, capacity: int = CHUNK_COUNT) -> None:
+    def __init__(
+        self, partition: Partition, capacity: int = CHUNK_COUNT, *, unsynced: bool = False
+    ) -> None:
         self._partition = partition
-        handle = lib.el_cursor_open(partition.handle, capacity)
+        handle = lib.el_cursor_open(partition.handle, capacity, unsynced)
         if handle == ffi.NULL:
             raise MemoryError("no memory for a cursor")
         self._handle: Any = ffi.gc(handle, lib.el_cursor_close)

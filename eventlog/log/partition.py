@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import threading
-import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +19,17 @@ from eventlog.errors import (
     SettingError,
 )
 from eventlog.log import cursor as _cursor
+from eventlog.log.activity import Activity, in_slices
 from eventlog.log.compression import ZSTD, compress_zstd
 from eventlog.log.cursor import CHUNK_COUNT, Cursor, Take
+from eventlog.log.producer_state import ProducerState
+from eventlog.log.producer_table import ProducerBatch
 from eventlog.log.record import NO_HEADERS, Record, as_bytes
 from eventlog.settings import TopicSettings, check_durability
 
 _NULL = ffi.NULL
 _HEADER_SIZE = 61
-_SIGNAL_SLICE_NS = 250_000_000
+_PRODUCER_ID_POSITION = 43
 RECORD_SIZE_BYTES_MAX = 2**31 - 1024
 """Keys and values are counted by 32 bits in the format."""
 
@@ -42,11 +43,14 @@ class PartitionState:
         log_end_offset: offset that the next record gets.
         high_watermark: records below it can be read.
         durable_end_offset: records below it are on disk.
-        appended_batches, appended_bytes, sync_count: since a writer opened the store.
+        appended_batches, appended_bytes, sync_count: by all processes, since one of them opened the
+            store while no other had.
         active_base_offset: first offset of the newest segment.
         active_position: bytes written to the newest segment.
         poisoned_errno: not 0 after a failed fdatasync.
-        writer_pid: process that has the store open for writing, 0 none.
+        is_deleted: not 0 once the topic is.
+        generation: counts how often the partition was recovered since the machine started; 0: nobody has
+            it open for writing.
     """
 
     log_start_offset: int
@@ -59,7 +63,8 @@ class PartitionState:
     active_base_offset: int
     active_position: int
     poisoned_errno: int
-    writer_pid: int
+    is_deleted: int
+    generation: int
 
 
 def native_options(settings: TopicSettings, *, has_gaps: bool = False) -> Any:
@@ -103,6 +108,7 @@ class Partition:
         writable: bool,
         has_gaps: bool,
         checkpoint: Callable[[Partition], None],
+        activity: Activity,
     ) -> None:
         self.topic = topic
         self.number = number
@@ -114,11 +120,16 @@ class Partition:
         self._has_gaps = has_gaps
         self._use(settings)
         handle = lib.el_partition_open(
-            path_bytes(directory), path_bytes(control_path), writable, self._options(settings)
+            path_bytes(directory),
+            path_bytes(control_path),
+            writable,
+            self._options(settings),
+            activity.handle,
         )
         if handle == _NULL:
             raise last_error(_last_code())
         self.handle: Any = ffi.gc(handle, lib.el_partition_free)
+        self._producers = ProducerState(self, control_path, clock.now_ms)
 
     def _options(self, settings: TopicSettings) -> Any:
         return native_options(settings, has_gaps=self._has_gaps)
@@ -136,27 +147,48 @@ class Partition:
         """Go on from where recovery found the log to end (``el_log_end *``)."""
         check(lib.el_partition_begin(self.handle, end))
 
+    def attach(self) -> bool:
+        """Go on where other processes are that have it open; False: none of them has begun here."""
+        result = lib.el_partition_attach(self.handle)
+        if result == lib.EL_ERR_NOT_RUNNING:
+            return False
+        check(result)
+        return True
+
+    def delete(self) -> None:
+        """Refuse appends and end waits from now on, in all processes."""
+        check(lib.el_partition_delete(self.handle))
+
     def configure(self, settings: TopicSettings) -> None:
         """Use other settings from now on."""
         check(lib.el_partition_configure(self.handle, self._options(settings)))
         self._use(settings)
 
-    def close(self, *, clean: bool = True) -> None:
-        """Make durable what is not, cut the reserved room, close the files. Twice is fine.
+    def close(self, *, clean: bool = True, is_last: bool = True) -> None:
+        """Make durable what is not and close the files. Twice is fine.
+
+        Args:
+            clean: False: promise nothing.
+            is_last: no other process goes on here: also cut the reserved room.
 
         Raises:
             PoisonedError, StorageError: it could not be made durable; what was acknowledged under
                 ``"os"`` or ``"interval"`` since the last sync is in doubt.
         """
         if clean and self.writable and self.closed_end_offset < 0:
+            self._producers.close()
             state = ffi.new("el_partition_state *")
             check(lib.el_partition_state_read(self.handle, state))
-            check(lib.el_partition_close(self.handle, True))
+            check(
+                lib.el_partition_close(
+                    self.handle, lib.EL_CLOSE_CLEAN if is_last else lib.EL_CLOSE_SYNC
+                )
+            )
             # Once more: other threads may have appended until the handle was closed.
             lib.el_partition_state_read(self.handle, state)
             self.closed_end_offset = int(state.log_end_offset)
         else:
-            check(lib.el_partition_close(self.handle, clean))
+            check(lib.el_partition_close(self.handle, lib.EL_CLOSE_DROP))
 
     # -- where it stands ------------------------------------------------------------------------
 
@@ -221,19 +253,10 @@ class Partition:
             offset: of the record waited for.
             timeout_s: seconds; None: for ever.
         """
-        until_ns = None if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
-        # Python's signal handlers run between bytecodes of the main thread. A signal that comes just
-        # before the sleep begins does not end it, so the main thread looks up now and then.
-        slice_ns = (
-            _SIGNAL_SLICE_NS if threading.current_thread() is threading.main_thread() else 1 << 62
+        return in_slices(
+            lambda timeout_ns: int(lib.el_partition_wait(self.handle, offset, timeout_ns)),
+            timeout_s,
         )
-        while True:
-            left_ns = 1 << 62 if until_ns is None else max(0, until_ns - time.monotonic_ns())
-            result = check(lib.el_partition_wait(self.handle, offset, min(left_ns, slice_ns)))
-            if result == lib.EL_OK:
-                return True
-            if result == lib.EL_TIMEOUT and left_ns <= slice_ns:
-                return False
 
     # -- append ---------------------------------------------------------------------------------
 
@@ -244,6 +267,7 @@ class Partition:
         headers: bytes = NO_HEADERS,
         timestamp_ms: int | None = None,
         durability: str | None = None,
+        expected_end_offset: int = -1,
     ) -> int:
         """Append one record as a batch of its own; returns its offset. The short way in.
 
@@ -253,8 +277,11 @@ class Partition:
             headers: encoded (:func:`eventlog.log.record.encode_headers`).
             timestamp_ms: milliseconds since 1970 UTC; None: now.
             durability: other than the topic's, for this call.
+            expected_end_offset: append only if the log ends there; -1: wherever it ends.
 
-        Raises: see :meth:`eventlog.log.topic.Topic.append`.
+        Raises:
+            EndOffsetMovedError: others have appended, so it does not end there.
+            And what :meth:`eventlog.log.topic.Topic.append` raises.
         """
         if (type(value) is not bytes and value is not None) or (
             type(key) is not bytes and key is not None
@@ -268,6 +295,7 @@ class Partition:
                 headers=headers,
                 timestamp_ms=timestamp_ms,
                 durability=durability,
+                expected_end_offset=expected_end_offset,
             )[0]
         if value_size > RECORD_SIZE_BYTES_MAX or (
             key is not None and len(key) > RECORD_SIZE_BYTES_MAX
@@ -282,6 +310,7 @@ class Partition:
             headers,
             len(headers),
             self._now_ms() if timestamp_ms is None else _timestamp(timestamp_ms),
+            expected_end_offset,
             self._durability if durability is None else DURABILITY[check_durability(durability)],
         )
         if offset < 0:
@@ -300,7 +329,10 @@ class Partition:
         number_name: bytes = b"",
         ids: bytes | None = None,
         id_name: bytes = b"",
+        producer: tuple[int, int, int] | None = None,
+        is_first_try: bool = False,
         durability: str | None = None,
+        expected_end_offset: int = -1,
     ) -> tuple[int, int]:
         """Append records as one atomic batch; returns (first offset, position of the batch in bytes).
 
@@ -312,7 +344,17 @@ class Partition:
                 ``number_name``, 8 bytes big-endian.
             ids: 16 bytes each, or 16 bytes from whose last 8 they count up; written by C as the header
                 ``id_name``.
+            producer: (id, epoch, first sequence): appended only if it is not there already, by the rules
+                of :mod:`eventlog.log.producer_table`. If it is, its first offset is returned, and -1 for
+                the position.
+            is_first_try: it cannot be there: the caller alone has this producer id, and never tried to
+                append the batch. Then nothing is looked up.
             durability: other than the topic's, for this call.
+            expected_end_offset: append only if the log ends there; -1: wherever it ends.
+
+        Raises:
+            EndOffsetMovedError: others have appended, so it does not end there.
+            OutOfOrderSequenceError, ProducerFencedError: the producer's batch is not due.
         """
         count = len(values)
         if count == 0:
@@ -344,21 +386,50 @@ class Partition:
             columns.ids = keep[-2]
             columns.id_name = keep[-1]
         code = self._durability if durability is None else DURABILITY[check_durability(durability)]
-        position = ffi.new("int64_t *")
-        offset = self._append_filled(columns, code, position)
-        if offset == lib.EL_ERR_TYPE and columns.packed == _NULL:
-            # Something is not exactly bytes: other buffers can be taken after a copy.
-            keep += _pack_columns(columns, tuple(values), keys, headers)
-            offset = self._append_filled(columns, code, position)
-        del keep  # C holds nothing of it any more
-        return check(offset), int(position[0])
 
-    def _append_filled(self, columns: Any, durability: int, position: Any) -> int:
+        def write(code: int) -> tuple[int, int]:
+            position = ffi.new("int64_t *")
+            offset = self._append_filled(columns, expected_end_offset, code, position)
+            if offset == lib.EL_ERR_TYPE and columns.packed == _NULL:
+                # Something is not exactly bytes: other buffers can be taken after a copy.
+                keep.extend(_pack_columns(columns, tuple(values), keys, headers))
+                offset = self._append_filled(columns, expected_end_offset, code, position)
+            return check(offset), int(position[0])
+
+        if producer is None:
+            return write(code)
+        batch = None
+        if not is_first_try:
+            latest_ms = columns.timestamp if timestamps_ms is None else max(timestamps_ms)
+            batch = ProducerBatch(*producer, count, int(latest_ms))
+            batch.check()
+        columns.has_producer = True
+        columns.producer_id, columns.producer_epoch, columns.base_sequence = producer
+        return write(code) if batch is None else self._append_once(batch, write, code)
+
+    def _append_once(
+        self, batch: ProducerBatch, write: Callable[[int], tuple[int, int]], code: int
+    ) -> tuple[int, int]:
+        """Append a batch unless it is there, and wait until it is as durable as was asked."""
+        is_awaited = code == lib.EL_DURABILITY_SYNC  # not while others wait to check theirs
+        first_code = lib.EL_DURABILITY_OS if is_awaited else code
+        offset, position = self._producers.append(batch, lambda: write(first_code))
+        if is_awaited and self.durable_end_offset < offset + batch.count:
+            self.sync()
+        return offset, position
+
+    def _append_filled(
+        self, columns: Any, expected_end_offset: int, durability: int, position: Any
+    ) -> int:
         size = 0
         if self._compress_from != sys.maxsize:
             size = int(lib.el_batch_encode(columns, _NULL, 0))
         if size < self._compress_from:  # also where it is an error, which is then told again
-            return int(lib.el_partition_append_columns(self.handle, columns, durability, position))
+            return int(
+                lib.el_partition_append_columns(
+                    self.handle, columns, expected_end_offset, durability, position
+                )
+            )
         batch = bytearray(size)
         check(lib.el_batch_encode(columns, ffi.from_buffer(batch), size))
         payload = compress_zstd(memoryview(batch)[_HEADER_SIZE:], self.settings.compression_level)
@@ -367,24 +438,45 @@ class Partition:
             check(lib.el_batch_compressed(ffi.from_buffer(batch), len(batch), ZSTD))
         return int(
             lib.el_partition_append_batch(
-                self.handle, ffi.from_buffer(batch), len(batch), durability, position
+                self.handle,
+                ffi.from_buffer(batch),
+                len(batch),
+                expected_end_offset,
+                durability,
+                position,
             )
         )
 
-    def append_batch(self, batch: bytes, *, durability: str | None = None) -> int:
+    def append_batch(
+        self, batch: bytes, *, durability: str | None = None, expected_end_offset: int = -1
+    ) -> int:
         """Append one encoded RecordBatch v2 as it is; its base offset is set here. Returns that.
+
+        One that names a producer is appended only if it is not there already; see
+        :meth:`append_columns`. A control batch is never taken for another one.
 
         Raises:
             StorageError: not exactly one sound batch.
+            EndOffsetMovedError: the log does not end at ``expected_end_offset`` (-1: wherever).
+            OutOfOrderSequenceError, ProducerFencedError: the producer's batch is not due.
         """
         code = self._durability if durability is None else DURABILITY[check_durability(durability)]
-        return check(lib.el_partition_append_batch(self.handle, batch, len(batch), code, _NULL))
+
+        def write(code: int) -> tuple[int, int]:
+            position = ffi.new("int64_t *")
+            offset = lib.el_partition_append_batch(
+                self.handle, batch, len(batch), expected_end_offset, code, position
+            )
+            return check(offset), int(position[0])
+
+        producer = _producer_of(batch)
+        return (write(code) if producer is None else self._append_once(producer, write, code))[0]
 
     # -- read -----------------------------------------------------------------------------------
 
-    def cursor(self, capacity: int = CHUNK_COUNT) -> Cursor:
+    def cursor(self, capacity: int = CHUNK_COUNT, *, unsynced: bool = False) -> Cursor:
         """A new cursor; see :class:`eventlog.log.cursor.Cursor`."""
-        return Cursor(self, capacity)
+        return Cursor(self, capacity, unsynced=unsynced)
 
     def read(
         self, *, start: int | None = None, end: int | None = None, limit: int | None = None
@@ -504,6 +596,18 @@ def out_of_range(offset: int, state: PartitionState) -> OffsetOutOfRangeError:
         log_start_offset=state.log_start_offset,
         log_end_offset=state.log_end_offset,
     )
+
+
+def _producer_of(batch: bytes) -> ProducerBatch | None:
+    """What a sound data batch says of its producer, if it has one."""
+    fields = ffi.new("int64_t[13]")
+    if len(batch) < _HEADER_SIZE or batch[_PRODUCER_ID_POSITION] & 0x80:
+        return None  # a negative id: none
+    if lib.el_batch_check(ffi.from_buffer(batch), len(batch), fields) != len(batch):
+        return None  # appending it will say what is wrong
+    _, _, _, _, attributes, delta, _, timestamp_ms, producer_id, epoch, sequence, _, _ = fields
+    found = ProducerBatch(producer_id, epoch, sequence, delta + 1, timestamp_ms, attributes)
+    return None if found.is_control else found
 
 
 def _record_too_large(size: int) -> RecordTooLargeError:

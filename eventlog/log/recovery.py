@@ -15,7 +15,7 @@ from typing import Any
 
 from eventlog._native import check, ffi, lib, path_bytes
 from eventlog.errors import CorruptionError
-from eventlog.log import segment
+from eventlog.log import producer_state, segment
 from eventlog.settings import TopicSettings
 
 _logger = logging.getLogger("eventlog.log")
@@ -106,6 +106,7 @@ class PartitionRecovery:
             end.log_end_offset = damaged_at + 1
         elif self.is_writable:
             self._remove_temporary()
+            producer_state.remove_past(self.directory, int(end.log_end_offset))
         return end
 
     def _missing_start(self, bases: list[int]) -> int | None:
@@ -292,4 +293,19 @@ class PartitionRecovery:
         )
         self.reports.append(report)
         level = logging.DEBUG if case in ("C-A", "C-B", "C-F") else logging.WARNING
-        _logger.log(level, "%s %s-%d %s: %s", case, self.topic, self.partition, path.name, detail)
+        _logger.log(
+            level,
+            "%s %s-%d %s: %s",
+            case,
+            self.topic,
+            self.partition,
+            path.name,
+            detail,
+            extra={
+                "case": case,
+                "topic": self.topic,
+                "partition": self.partition,
+                "offset": offset,
+                "position": position,
+            },
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from eventlog._native import check, ffi, lib, path_bytes
 
-LOG, INDEX, TIME_INDEX = ".log", ".index", ".timeindex"
+LOG, INDEX, TIME_INDEX, SNAPSHOT = ".log", ".index", ".timeindex", ".snapshot"
 TEMPORARY = ".tmp"
 OFFSET_DIGITS = 20
 _HEADER = struct.Struct(">qi 11x i")  # base offset, length, ..., last offset delta

@@ -3,71 +3,63 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import json
 import logging
 import os
-import re
 import shutil
 import threading
 import time
 import uuid
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from eventlog._native import check, ffi, lib, os_error, path_bytes
+from eventlog._native import check, lib, os_error, path_bytes
 from eventlog.clock import Clock, SystemClock
 from eventlog.errors import (
     ClosedError,
     EventLogError,
     ForkedError,
     FormatVersionError,
-    InvalidNameError,
     LockedError,
     NotAStoreError,
     SettingError,
-    StorageError,
     StorageReadOnlyError,
     UnknownTopicError,
 )
-from eventlog.log import checkpoints, segment
+from eventlog.locks import Members
+from eventlog.log import checkpoints
+from eventlog.log.activity import Activity
+from eventlog.log.figures import partition_figures
 from eventlog.log.partition import Partition, native_options
+from eventlog.log.producer_ids import ProducerIds
 from eventlog.log.recovery import PartitionRecovery, RecoveryReport
 from eventlog.log.topic import Topic
+from eventlog.log.topics_file import (
+    FORMAT_VERSION,
+    PARTITIONS_MAX,
+    TopicEntry,
+    TopicsFile,
+    check_topic_name,
+    partition_directories,
+)
+from eventlog.metrics import Metrics
 from eventlog.settings import Durability, TopicSettings, check_durability
 
 _logger = logging.getLogger("eventlog.log")
 
-FORMAT_VERSION = 1
 FORMAT_FILE = "eventlog.json"
-TOPICS_FILE = "topics.json"
-PARTITIONS_MAX = 10_000
+PRODUCER_IDS_FILE = "producer-ids.json"
 _TICK_S_MAX = 1.0
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_PARTITION_DIRECTORY = re.compile(r"(?P<topic>[A-Za-z0-9._-]{1,249})-(?P<number>0|[1-9][0-9]{0,8})")
-
-
-class _TopicEntry(msgspec.Struct):
-    """A topic as topics.json has it: what cannot be found out from the log itself."""
-
-    id: uuid.UUID
-    partitions: int
-    settings: dict[str, Any] = {}
-    has_gaps: bool = False
-
-
-class _TopicsFile(msgspec.Struct):
-    version: int
-    topics: dict[str, _TopicEntry]
 
 
 class Store:
-    """A directory of topics. Thread-safe; one process at a time may have it open for writing.
+    """A directory of topics. Thread-safe; any number of processes may have it open.
 
     Args:
         path: the directory.
@@ -80,12 +72,17 @@ class Store:
     Attributes:
         path: the directory.
         read_only: see above.
-        recovery: what opening found and did, partition by partition.
+        recovery: what opening found and did, partition by partition; only the first process to open a
+            store recovers it.
+        activity: tells when something happened in the store; see
+            :class:`eventlog.log.activity.Activity`.
+        metrics: counters and latencies; see :class:`eventlog.metrics.Metrics`.
 
     Raises:
         NotAStoreError: the directory holds something else, or nothing and ``create`` is False.
         FormatVersionError: written by a newer eventlog (C-K).
-        LockedError: open for writing elsewhere; ``holder_pid`` names the process.
+        LockedError: another process is opening or closing it, for half a minute already;
+            ``holder_pid`` names it.
         CorruptionError: damage that no crash explains (C-D, C-J); open with ``read_only=True`` to read
             what lies before it.
         StorageReadOnlyError: no permission to write, or a read-only file system.
@@ -109,12 +106,16 @@ class Store:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._topics: dict[str, Topic] = {}
-        self._entries: dict[str, _TopicEntry] = {}
         self._recovery_points: checkpoints.Offsets = {}
         self._written_points: checkpoints.Offsets = {}
         self._log_starts: checkpoints.Offsets = {}
         self._closed = False
-        self._lock_fd = -1
+        self._producer_ids = ProducerIds(self.path / PRODUCER_IDS_FILE)
+        self._members = Members(self.run_directory, "writer", str(self.path))
+        self._topics_file = TopicsFile(self.path, self.log_directory)
+        self.metrics = Metrics()
+        store = weakref.ref(self)
+        self.metrics.collect(lambda: partition_figures(_partitions_of(store())))
         self._stop = threading.Event()
         self._flusher: threading.Thread | None = None
         try:
@@ -133,7 +134,7 @@ class Store:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
             self._closed = True
             self._stop.set()
-            self._unlock()
+            self._members.leave()
 
     def __enter__(self) -> Self:
         return self
@@ -161,27 +162,26 @@ class Store:
     # -- opening --------------------------------------------------------------------------------
 
     def _open(self, create: bool) -> None:
-        self._check_format(create)
+        if not self._has_format():
+            self._make_directory(create)
         if self.read_only:
-            self._load_topics()
-            for name, entry in self._entries.items():
-                self._topics[name] = self._open_topic(name, entry, is_clean=False)
+            self.activity = Activity(self.run_directory / "activity", writable=False)
+            self._refresh_topics()
             return
-        for directory in (self.log_directory, self.run_directory):
-            check(lib.el_file_mkdir(path_bytes(directory)))
-        self._take_lock()
-        checkpoints.write_meta_properties(self.log_directory)
-        self._load_topics()
-        marker = self.log_directory / checkpoints.CLEAN_SHUTDOWN
-        is_clean = marker.exists()
-        self._recovery_points = self._read_checkpoint(checkpoints.RECOVERY_POINT)
-        self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
-        if is_clean:  # from here on the store is not cleanly closed, whatever happens
-            check(lib.el_file_unlink(path_bytes(marker)))
-        for name, entry in self._entries.items():
-            self._topics[name] = self._open_topic(name, entry, is_clean=is_clean)
-        self._write_log_starts()
-        self._write_recovery_points()
+        with self._members.mutex():
+            if not self._has_format():
+                self._write_format()
+            for directory in (self.log_directory, self.run_directory):
+                check(lib.el_file_mkdir(path_bytes(directory)))
+            self.activity = Activity(self.run_directory / "activity", writable=True)
+            try:
+                if self._members.join():
+                    self._recover()
+                else:
+                    self._refresh_topics()
+            except BaseException:
+                self._abandon()  # under the mutex: who comes next is the first again
+                raise
         self._flusher = threading.Thread(
             target=_flush,
             args=(weakref.ref(self), self._stop),
@@ -190,16 +190,32 @@ class Store:
         )
         self._flusher.start()
 
-    def _check_format(self, create: bool) -> None:
-        """Is this a store that we know, or a place where one can be made?"""
+    def _recover(self) -> None:
+        """Nobody else has the store open for writing: see what the last one left."""
+        checkpoints.write_meta_properties(self.log_directory)
+        self._recovery_points = self._read_checkpoint(checkpoints.RECOVERY_POINT)
+        self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
+        if self._topics_file.load():
+            self._topics_file.save()
+        self._remove_deleted()
+        marker = self.log_directory / checkpoints.CLEAN_SHUTDOWN
+        is_clean = marker.exists()
+        if is_clean:  # from here on the store is not cleanly closed, whatever happens
+            check(lib.el_file_unlink(path_bytes(marker)))
+        for name, entry in self._topics_file.entries.items():
+            self._topics[name] = self._open_topic(name, entry, is_first=True, is_clean=is_clean)
+        self._write_log_starts()
+        self._write_recovery_points()
+
+    def _has_format(self) -> bool:
+        """Is this a store that we know? False: there is none."""
         path = self.path / FORMAT_FILE
         try:
             found = json.loads(path.read_bytes())["format"]
             if type(found) is not int or found < 1:
                 raise ValueError(f"format {found!r}")
         except FileNotFoundError:
-            self._create(create)
-            return
+            return False
         except NotADirectoryError:
             raise NotAStoreError(
                 f"{self.path} is a file", hint="Name a directory", path=str(self.path)
@@ -220,10 +236,16 @@ class Store:
                 known=FORMAT_VERSION,
                 path=str(self.path),
             )
+        return True
 
-    def _create(self, create: bool) -> None:
+    def _make_directory(self, create: bool) -> None:
+        """The place for a new store, if it can be one."""
         try:
-            others = [name for name in os.listdir(self.path) if not name.startswith(FORMAT_FILE)]
+            others = [
+                name
+                for name in os.listdir(self.path)
+                if not name.startswith(FORMAT_FILE) and name != self.run_directory.name
+            ]
         except FileNotFoundError:
             others = []
         except NotADirectoryError:
@@ -234,7 +256,7 @@ class Store:
             raise os_error(
                 error.errno or 0, str(self.path), "cannot look into the directory"
             ) from error
-        if others:
+        if others and not self._has_format():  # another process may just have made it
             raise NotAStoreError(
                 f"{self.path} holds {sorted(others)[0]!r} and is not an eventlog store",
                 hint="Name an empty or new directory",
@@ -246,125 +268,82 @@ class Store:
                 hint="Open it for writing with create=True, or run `eventlog init`",
                 path=str(self.path),
             )
-        # The format file comes first: everything else is made where it is missing, so a crash at any
-        # point leaves something that the next opening completes.
-        for directory in reversed([self.path, *self.path.parents]):
+        for directory in reversed([self.run_directory, self.path, *self.path.parents]):
             if not directory.exists():
                 check(lib.el_file_mkdir(path_bytes(directory)))
+
+    def _write_format(self) -> None:
+        """It comes first: everything else is made where it is missing, so a crash at any point leaves
+        something that the next opening completes."""
         checkpoints.replace_file(
             self.path / FORMAT_FILE, json.dumps({"format": FORMAT_VERSION}).encode() + b"\n"
         )
 
-    def _take_lock(self) -> None:
-        path = self.run_directory / "writer.lock"
-        fd, holder = ffi.new("int32_t *", -1), ffi.new("int32_t *")
-        result = lib.el_file_lock(path_bytes(path), fd, holder)
-        if result == lib.EL_ERR_LOCKED:
-            pid = int(holder[0])
-            raise LockedError(
-                f"{self.path} is open for writing in process {pid or 'unknown'}"
-                + (" (this one)" if pid == os.getpid() else ""),
-                hint="Close it there, or open with read_only=True",
-                path=str(self.path),
-                holder_pid=pid,
-            )
-        check(result)
-        self._lock_fd = int(fd[0])
-
-    def _load_topics(self) -> None:
-        """What topics.json says, and partition directories that it does not know (brought from a
-        Kafka broker, or left by a lost topics.json): they are taken in with default settings."""
-        path = self.path / TOPICS_FILE
-        try:
-            known = msgspec.json.decode(path.read_bytes(), type=_TopicsFile)
-        except FileNotFoundError:
-            known = _TopicsFile(FORMAT_VERSION, {})
-        except OSError as error:
-            raise os_error(error.errno or 0, str(path), "cannot read the topics") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise StorageError(
-                f"{path} cannot be understood: {error}",
-                hint="Restore it from a backup, or move it away: the topics are then found by their "
-                "directories and have default settings",
-                path=str(path),
-            ) from error
-        if known.version > FORMAT_VERSION:
-            raise FormatVersionError(
-                f"C-K: {path} has format {known.version}, this eventlog knows up to {FORMAT_VERSION}",
-                hint="Upgrade eventlog-engine",
-                found=known.version,
-                known=FORMAT_VERSION,
-                path=str(path),
-            )
-        self._entries = dict(known.topics)
-        found: dict[str, dict[int, Path]] = {}
-        if self.log_directory.is_dir():
-            for directory in self.log_directory.iterdir():
-                match = _PARTITION_DIRECTORY.fullmatch(directory.name)
-                if match and directory.is_dir():
-                    found.setdefault(match["topic"], {})[int(match["number"])] = directory
-        for name, entry in self._entries.items():
-            self._check_entry(name, entry, set(found.pop(name, ())))
-        for name, directories in sorted(found.items()):
-            first = directories[min(directories)]
-            topic_id = checkpoints.read_topic_id(first) or uuid.uuid4()
-            has_gaps = any(map(_has_gaps, directories.values()))
-            entry = _TopicEntry(topic_id, 1 + max(directories), has_gaps=has_gaps)
-            self._check_entry(name, entry, set(directories))
-            self._entries[name] = entry
-        if found and not self.read_only:
-            self._save_topics()
-
-    def _check_entry(self, name: str, entry: _TopicEntry, directories: set[int]) -> None:
-        """topics.json has no checksum: see whether what it says of a topic fits what is there. Too few
-        partitions would hide records, too many would send keys elsewhere."""
-        noted = {
-            number
-            for topic, number in self._read_checkpoint(checkpoints.LOG_START)
-            if topic == name
-        }
-        missing = set(range(min(entry.partitions, PARTITIONS_MAX))) - directories - noted
-        if not 1 <= entry.partitions <= PARTITIONS_MAX:
-            what = f"has {entry.partitions} partitions"
-        elif not _NAME.fullmatch(name) or name in (".", ".."):
-            what = "has a name that cannot be one"
-        elif max(directories, default=0) >= entry.partitions:
-            what = f"has {entry.partitions} partitions, but a directory {name}-{max(directories)}"
-        elif noted and missing:
-            what = f"has {entry.partitions} partitions, but never had one {name}-{min(missing)}"
-        else:
+    def _refresh_topics(self) -> None:
+        """Take over what other processes did to the topics: made, changed, or deleted some."""
+        if not self._topics_file.has_changed():
             return
-        raise StorageError(
-            f"topic {name!r} {what}: {self.path / TOPICS_FILE} or {self.log_directory} is damaged",
-            hint="Restore the file from a backup, or move it away: the topics are then found by their "
-            "directories and have default settings",
-            path=str(self.path / TOPICS_FILE),
-        )
+        if self.read_only:
+            self._take_over_topics()
+            return
+        with self._members.mutex():
+            self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
+            self._take_over_topics()
 
-    def _save_topics(self) -> None:
-        data = msgspec.json.encode(_TopicsFile(FORMAT_VERSION, self._entries))
-        checkpoints.replace_file(
-            self.path / TOPICS_FILE, msgspec.json.format(data, indent=1) + b"\n"
-        )
+    def _take_over_topics(self) -> None:
+        if self._topics_file.load() and not self.read_only:
+            self._topics_file.save()
+        for name, topic in list(self._topics.items()):
+            entry = self._topics_file.entries.get(name)
+            if entry is None or entry.id != topic.topic_id:
+                del self._topics[name]
+                for partition in topic.partitions:
+                    self._recovery_points.pop((name, partition.number), None)
+                    if not self.read_only:
+                        partition.delete()  # who deleted it may have been killed before telling
+                    partition.close(clean=False)
+        for name, entry in self._topics_file.entries.items():
+            known = self._topics.get(name)
+            if known is None:
+                self._topics[name] = self._open_topic(name, entry)
+                continue
+            if len(known.partitions) < entry.partitions:
+                self._open_more_partitions(known, entry)
+            settings = self._settings_of(entry)
+            if settings != known.settings:
+                self._use_settings(known, settings)
 
-    def _settings_of(self, entry: _TopicEntry) -> TopicSettings:
+    def _settings_of(self, entry: TopicEntry) -> TopicSettings:
         return self._defaults.changed(**entry.settings)
 
-    def _open_topic(self, name: str, entry: _TopicEntry, *, is_clean: bool) -> Topic:
-        settings = self._settings_of(entry)
-        partitions: list[Partition] = []
+    def _open_topic(
+        self, name: str, entry: TopicEntry, *, is_first: bool = False, is_clean: bool = False
+    ) -> Topic:
+        topic = Topic(name, entry.id, [], self._settings_of(entry), self.new_producer_id)
         try:
-            for number in range(entry.partitions):
-                partition = self._open_partition(name, number, entry, settings, is_clean)
-                partitions.append(partition)
+            self._open_more_partitions(topic, entry, is_first=is_first, is_clean=is_clean)
         except BaseException:
-            for partition in partitions:
+            for partition in topic.partitions:
                 partition.close(clean=False)
             raise
-        return Topic(name, entry.id, partitions, settings)
+        return topic
+
+    def _open_more_partitions(
+        self, topic: Topic, entry: TopicEntry, *, is_first: bool = False, is_clean: bool = False
+    ) -> None:
+        for number in range(len(topic.partitions), entry.partitions):
+            topic.add_partition(
+                self._open_partition(topic.name, number, entry, topic.settings, is_first, is_clean)
+            )
 
     def _open_partition(
-        self, topic: str, number: int, entry: _TopicEntry, settings: TopicSettings, is_clean: bool
+        self,
+        topic: str,
+        number: int,
+        entry: TopicEntry,
+        settings: TopicSettings,
+        is_first: bool,
+        is_clean: bool,
     ) -> Partition:
         directory = self.log_directory / f"{topic}-{number}"
         if not self.read_only:
@@ -380,10 +359,13 @@ class Store:
             writable=not self.read_only,
             has_gaps=entry.has_gaps,
             checkpoint=self._checkpoint_partition,
+            activity=self.activity,
         )
         live = partition.live_state()
         if self.read_only and live is not None:
-            return partition  # the writer's page says how far the log goes
+            return partition  # the writers' page says how far the log goes
+        if not self.read_only and not is_first and partition.attach():
+            return partition
         starts = self._log_starts
         if self.read_only:
             starts = self._read_checkpoint(checkpoints.LOG_START)
@@ -444,7 +426,20 @@ class Store:
         self._check_process()
         with self._lock:
             self._check_open()
+            self._refresh_topics()
             return sorted(self._topics)
+
+    def has_topic(self, name: str) -> bool:
+        """Is there a topic of that name?"""
+        return self.find_topic(name) is not None
+
+    def find_topic(self, name: str) -> Topic | None:
+        """The topic of that name, or None. Unlike :meth:`topic` it makes none."""
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            self._refresh_topics()
+            return self._topics.get(name)
 
     def topic(
         self,
@@ -474,20 +469,41 @@ class Store:
         with self._lock:
             self._check_open()
             check_topic_name(name)
+            self._refresh_topics()
             topic = self._topics.get(name)
             if topic is None:
-                return self._create_topic(name, 1 if partitions is None else partitions, settings)
+                with self._change():
+                    topic = self._topics.get(name)  # another process may just have made it
+                    if topic is None:
+                        count = 1 if partitions is None else partitions
+                        return self._create_topic(name, count, settings)
             if partitions is not None and partitions != topic.partition_count:
                 raise SettingError(
                     f"topic {name!r} has {topic.partition_count} partitions, not {partitions!r}",
-                    hint="Leave partitions out, or use another topic: changing it would send keys to "
-                    "other partitions",
+                    hint="Leave partitions out, use another topic, or see add_partitions(): keys then "
+                    "go to other partitions",
                     setting="partitions",
                     value=partitions,
                 )
             if settings:
                 self._change_settings(name, topic, settings)
             return topic
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Alone among all processes, with what the others did taken over. Not in a reader."""
+        if self.read_only:
+            yield
+            return
+        with self._lock, self._members.mutex():
+            self._check_open()
+            self._refresh_topics()
+            try:
+                yield
+            except BaseException:
+                # What is written down counts: the next call reads it again.
+                self._topics_file.look_again()
+                raise
 
     def _create_topic(self, name: str, partitions: int, settings: Mapping[str, Any]) -> Topic:
         if self.read_only:
@@ -504,14 +520,15 @@ class Store:
                 value=partitions,
             )
         self._defaults.changed(**settings)  # refuses before anything is made
-        entry = _TopicEntry(uuid.uuid4(), partitions, dict(settings))
+        self._remove_deleted()  # perhaps one of that name, whose deletion was interrupted
+        entry = TopicEntry(uuid.uuid4(), partitions, dict(settings))
         directories = [self.log_directory / f"{name}-{number}" for number in range(partitions)]
         made = [directory for directory in directories if not directory.exists()]
-        self._entries[name] = entry
+        self._topics_file.entries[name] = entry
         topic = None
         try:
-            self._save_topics()
-            topic = self._open_topic(name, entry, is_clean=False)
+            self._topics_file.save()
+            topic = self._open_topic(name, entry)
             self._write_log_starts()
         except BaseException:
             for partition in topic.partitions if topic else ():
@@ -519,6 +536,7 @@ class Store:
             self._unmake_topic(name, made)
             raise
         self._topics[name] = topic
+        self.activity.wake()
         return topic
 
     def _unmake_topic(self, name: str, made: list[Path]) -> None:
@@ -528,36 +546,156 @@ class Store:
             name: of the topic.
             made: the directories that were made for it: nobody has been told of a record in them.
         """
-        entry = self._entries.pop(name)
+        entry = self._topics_file.entries.pop(name)
         for number in range(entry.partitions):
             self._recovery_points.pop((name, number), None)
             self._log_starts.pop((name, number), None)
         try:
-            self._save_topics()
+            self._topics_file.save()
             self._write_log_starts()
         except EventLogError:
             return  # what is written down and what is there still agree: an empty topic
         for directory in made:
+            (self.run_directory / directory.name).unlink(missing_ok=True)
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _change_settings(self, name: str, topic: Topic, changes: Mapping[str, Any]) -> None:
-        former = self._entries[name]
-        changed = {**former.settings, **changes}
-        settings = self._defaults.changed(**changed)
-        if settings == topic.settings and changed == former.settings:
+    def add_partitions(self, name: str, count: int) -> Topic:
+        """Give a topic more partitions. Keys may then go to other ones than before (as in Kafka).
+
+        Args:
+            name: of the topic.
+            count: how many it has afterwards, up to 10,000.
+
+        Raises:
+            UnknownTopicError: no such topic.
+            SettingError: not more than it has, too many, or it is an event store: there each stream
+                has to stay in its partition.
+            StorageReadOnlyError: the store is open for reading only.
+        """
+        self._check_process()
+        self._check_writable("partitions cannot be added")
+        with self._change():
+            topic = self._known_topic(name)
+            former = self._topics_file.entries[name]
+            if type(count) is not int or not topic.partition_count < count <= PARTITIONS_MAX:
+                hint = f"It has to be {topic.partition_count + 1:,} .. {PARTITIONS_MAX:,}"
+            elif former.is_event_store:
+                hint = "It is an event store, whose streams stay in their partitions"
+            else:
+                hint = ""
+            if hint:
+                raise SettingError(
+                    f"topic {name!r} cannot have {count!r} partitions",
+                    hint=hint,
+                    setting="partitions",
+                    value=count,
+                )
+            changed = self._topics_file.change(
+                name, partitions=count, growing_from=former.partitions
+            )
+            self._open_more_partitions(topic, changed)
+            self._write_log_starts()
+            self._topics_file.change(name, growing_from=None)
+            self.activity.wake()
+            return topic
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic and all its records, in all processes: what uses it there meets
+        UnknownTopicError. A crash in the middle is ended by the next opening.
+
+        Raises:
+            UnknownTopicError: no such topic.
+            StorageReadOnlyError: the store is open for reading only.
+        """
+        self._check_process()
+        self._check_writable("topics cannot be deleted")
+        with self._change():
+            topic = self._known_topic(name)
+            self._topics_file.deleted[name] = msgspec.structs.replace(
+                self._topics_file.entries.pop(name), is_deleted=True
+            )
+            self._topics_file.save()
+            for partition in topic.partitions:
+                partition.delete()
+                partition.close(clean=False)
+            del self._topics[name]
+            self._remove_deleted()
+            self.activity.wake()
+
+    def _remove_deleted(self) -> None:
+        """End what deletions began: only then topics.json forgets the topics. (A directory that it does
+        not know would be taken in as a new topic.)"""
+        deleted = self._topics_file.deleted
+        if not deleted:
             return
+        for name, _, directory in partition_directories(self.log_directory):
+            if name in deleted:
+                # First the page: a new topic of that name must not go on with it, wherever this ends.
+                (self.run_directory / directory.name).unlink(missing_ok=True)
+                shutil.rmtree(directory, ignore_errors=True)
+        check(lib.el_file_sync(path_bytes(self.log_directory)))
+        for offsets in (self._log_starts, self._recovery_points):
+            for place in [place for place in offsets if place[0] in deleted]:
+                del offsets[place]
+        # A new topic of that name must not be measured by what was known of this one.
+        self._write_log_starts()
+        self._write_recovery_points()
+        deleted.clear()
+        self._topics_file.save()
+
+    def new_producer_id(self) -> int:
+        """An id for an idempotent producer that nobody has had, in any process; 2^62 or more.
+
+        Raises:
+            StorageReadOnlyError: the store is open for reading only.
+            StorageFullError, StorageError: the counter cannot be written down.
+        """
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            self._check_writable("there are no producers")
+            if self._producer_ids.is_empty:
+                with self._change():
+                    self._producer_ids.take_block()
+            return self._producer_ids.next()
+
+    def _known_topic(self, name: str) -> Topic:
+        topic = self._topics.get(name)
+        if topic is None:
+            raise UnknownTopicError(
+                f"there is no topic {name!r} in {self.path}",
+                hint=f"Known are: {', '.join(sorted(self._topics)) or 'none'}",
+                topic=name,
+            )
+        return topic
+
+    def _check_writable(self, what: str) -> None:
         if self.read_only:
             raise StorageReadOnlyError(
-                "settings cannot be changed in a store that is open for reading only",
+                f"{what} in a store that is open for reading only",
                 hint="Open it without read_only=True",
                 path=str(self.path),
             )
-        self._entries[name] = _TopicEntry(former.id, former.partitions, changed, former.has_gaps)
-        try:
-            self._save_topics()
-        except BaseException:
-            self._entries[name] = former
-            raise
+
+    def _change_settings(self, name: str, topic: Topic, changes: Mapping[str, Any]) -> None:
+        changed = {**self._topics_file.entries[name].settings, **changes}
+        settings = self._defaults.changed(**changed)
+        if settings == topic.settings and changed == self._topics_file.entries[name].settings:
+            return
+        self._check_writable("settings cannot be changed")
+        with self._change():
+            changed = {**self._topics_file.entries[name].settings, **changes}
+            self._topics_file.change(name, settings=changed)
+            self._use_settings(topic, self._defaults.changed(**changed))
+            self.activity.wake()
+
+    def _keep_partitions(self, name: str) -> None:
+        """Note that the topic is an event store: its partitions stay as many as they are."""
+        if not self.read_only and not self._topics_file.entries[name].is_event_store:
+            with self._change():
+                self._topics_file.change(name, is_event_store=True)
+
+    def _use_settings(self, topic: Topic, settings: TopicSettings) -> None:
         topic.settings = settings
         for partition in topic.partitions:
             partition.configure(settings)
@@ -566,16 +704,27 @@ class Store:
 
     def _checkpoint_partition(self, partition: Partition) -> None:
         with self._lock:
-            point = partition.durable_end_offset
-            self._recovery_points[partition.topic, partition.number] = point
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Write the recovery points of the topics that there are now, whoever made or deleted some."""
+        with self._members.mutex():
+            self._refresh_topics()
+            self._note_recovery_points()
             self._write_recovery_points()
 
+    def _note_recovery_points(self) -> None:
+        """From the pages that all processes share, so whoever writes them writes the newest."""
+        for topic in self._topics.values():
+            for partition in topic.partitions:
+                self._recovery_points[topic.name, partition.number] = partition.durable_end_offset
+
     def _write_recovery_points(self) -> None:
-        if self._recovery_points != self._written_points:
+        if self._recovery_points != self._read_checkpoint(checkpoints.RECOVERY_POINT):
             checkpoints.write_offsets(
                 self.log_directory / checkpoints.RECOVERY_POINT, self._recovery_points
             )
-            self._written_points = dict(self._recovery_points)
+        self._written_points = dict(self._recovery_points)
 
     def _tick(self, seen: dict[tuple[str, int], int]) -> float:
         """Sync what is due, note the recovery points; returns seconds to the next tick."""
@@ -594,22 +743,33 @@ class Store:
                 place = (partition.topic, partition.number)
                 is_idle = seen.get(place) == state.log_end_offset
                 seen[place] = state.log_end_offset
-                if state.durable_end_offset < state.log_end_offset and (
+                # Who was killed may have made durable what it did not come to tell the readers.
+                told = min(state.durable_end_offset, state.high_watermark)
+                if told < state.log_end_offset and (
                     partition.settings.durability == "interval" or is_idle
                 ):
                     partition.sync()
-                with self._lock:
-                    self._recovery_points[place] = partition.durable_end_offset
+            except (ClosedError, UnknownTopicError):
+                continue  # deleted meanwhile
             except EventLogError as error:
                 _logger.warning(
-                    "background sync of %s-%d: %s", partition.topic, partition.number, error
+                    "background sync of %s-%d: %s",
+                    partition.topic,
+                    partition.number,
+                    error,
+                    extra={"topic": partition.topic, "partition": partition.number},
                 )
         return shortest
 
-    def _note_recovery_points(self) -> None:
+    def _keep_up(self) -> None:
+        """Once a second: what other processes did to the topics, and the recovery points."""
         with self._lock:
-            if not self._closed:
-                self._write_recovery_points()
+            if self._closed:
+                return
+            self._refresh_topics()
+            self._note_recovery_points()
+            if self._recovery_points != self._written_points:
+                self._checkpoint()
 
     # -- closing --------------------------------------------------------------------------------
 
@@ -648,20 +808,52 @@ class Store:
         if self._flusher is not None and self._flusher is not threading.current_thread():
             self._flusher.join()
         errors: list[EventLogError] = []
-        for topic in self._topics.values():
-            for partition in topic.partitions:
+        with self._lock:
+            if self.read_only:
+                self._close_all(errors, is_last=False)
+            else:
                 try:
-                    partition.close()
-                except EventLogError as error:
-                    errors.append(error)
-        try:
-            if not self.read_only and not errors:
-                self._mark_clean()
-        except EventLogError as error:
-            errors.append(error)
+                    with self._members.mutex():
+                        self._close_as_member(errors)
+                except EventLogError as error:  # no clean end then, but a durable one
+                    if isinstance(error, LockedError):  # somebody hangs, which is not our failure
+                        _logger.warning("closing %s: %s", self.path, error)
+                    else:
+                        errors.append(error)
+                    self._close_all(errors, is_last=False)
         self._abandon()
         if errors:
             raise errors[0]
+
+    def _close_as_member(self, errors: list[EventLogError]) -> None:
+        try:
+            self._close_shared(errors)
+        finally:
+            self._members.leave()  # under the mutex: who comes next is the first, or another one is last
+
+    def _close_shared(self, errors: list[EventLogError]) -> None:
+        is_last = False
+        try:
+            self._refresh_topics()  # the last one closes also what others have made
+            is_last = self._members.is_last()
+        except EventLogError as error:
+            errors.append(error)
+        self._close_all(errors, is_last=is_last)
+        if errors:
+            return
+        try:
+            if is_last:
+                self._mark_clean()
+        except EventLogError as error:
+            errors.append(error)
+
+    def _close_all(self, errors: list[EventLogError], *, is_last: bool) -> None:
+        for topic in self._topics.values():
+            for partition in topic.partitions:
+                try:
+                    partition.close(is_last=is_last)
+                except EventLogError as error:
+                    errors.append(error)
 
     def _mark_clean(self) -> None:
         for topic in self._topics.values():
@@ -683,39 +875,11 @@ class Store:
                     partition.close(clean=False)
                 except EventLogError:
                     _logger.exception("closing %s-%d", topic.name, partition.number)
-        self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock_fd >= 0:
-            lib.el_file_unlock(self._lock_fd)
-            self._lock_fd = -1
+        self._members.leave()
 
 
-def check_topic_name(name: str) -> None:
-    """Kafka's rule for topic names.
-
-    Raises:
-        InvalidNameError: it does not hold.
-    """
-    if type(name) is not str or not _NAME.fullmatch(name) or name in (".", ".."):
-        raise InvalidNameError(
-            f"{name!r} cannot be the name of a topic",
-            hint="Use 1 to 249 of A-Z a-z 0-9 . _ - (not . or .. alone)",
-            name=name,
-        )
-
-
-def _has_gaps(directory: Path) -> bool:
-    """Are offsets missing in a partition that came from elsewhere (a compacted topic of Kafka)?"""
-    bases = segment.base_offsets(directory)
-    for base, following in itertools.zip_longest(bases, bases[1:]):
-        path = directory / segment.segment_name(base)
-        found = segment.scan(path, base)
-        if following is not None and found.end_offset < following:
-            return True
-        if found.end_position < segment.scan(path, base, has_gaps=True).end_position:
-            return True
-    return False
+def _partitions_of(store: Store | None) -> list[Partition]:
+    return [] if store is None else [p for t in list(store._topics.values()) for p in t.partitions]
 
 
 def _flush(reference: weakref.ref[Store], stop: threading.Event) -> None:
@@ -731,7 +895,7 @@ def _flush(reference: weakref.ref[Store], stop: threading.Event) -> None:
             wait_s = store._tick(seen)
             if since_checkpoint_s >= _TICK_S_MAX:
                 since_checkpoint_s = 0.0
-                store._note_recovery_points()
+                store._keep_up()
         except (EventLogError, MemoryError) as error:
             _logger.warning("background checkpoint of %s: %s", store.path, error)
         del store

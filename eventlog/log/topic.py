@@ -6,7 +6,7 @@ import itertools
 import threading
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eventlog._native import ffi, lib
@@ -33,6 +33,7 @@ class Topic:
         name: of the topic.
         topic_id: its UUID, as in Kafka's partition.metadata.
         settings: see :class:`eventlog.settings.TopicSettings`.
+        new_producer_id: see :meth:`eventlog.log.store.Store.new_producer_id`.
     """
 
     def __init__(
@@ -41,17 +42,20 @@ class Topic:
         topic_id: uuid.UUID,
         partitions: Sequence[Partition],
         settings: TopicSettings,
+        new_producer_id: Callable[[], int],
     ) -> None:
         self.name = name
+        self.new_producer_id = new_producer_id
         self.topic_id = topic_id
         self.settings = settings
-        self._partitions = tuple(partitions)
-        self._count = len(self._partitions)
-        self._only = self._partitions[0] if self._count == 1 else None
-        self._sticky = itertools.cycle(range(self._count))
-        self._sticky_now = next(self._sticky)
+        self._partitions: tuple[Partition, ...] = ()
+        self._count = 0
+        self._only: Partition | None = None
+        self._sticky_now = 0
         self._sticky_lock = threading.Lock()
         self._sticky_left_bytes = STICKY_SIZE_BYTES
+        for partition in partitions:
+            self.add_partition(partition)
 
     def __repr__(self) -> str:
         return f"Topic({self.name!r}, partitions={self._count})"
@@ -65,6 +69,12 @@ class Topic:
     def partitions(self) -> tuple[Partition, ...]:
         """All of them, by number."""
         return self._partitions
+
+    def add_partition(self, partition: Partition) -> None:
+        """The store's: one more is there, made by this process or found to have been made."""
+        self._partitions = (*self._partitions, partition)
+        self._count = len(self._partitions)
+        self._only = partition if self._count == 1 else None
 
     def partition(self, number: int) -> Partition:
         """One of them.
@@ -187,7 +197,7 @@ class Topic:
                     field=field,
                 )
         receipts = []
-        for number, places in self._spread(tuple(keys), len(values)).items():
+        for number, places in self.spread(tuple(keys), len(values)).items():
             offset, _ = self._partitions[number].append_columns(
                 [values[i] for i in places],
                 keys=[keys[i] for i in places],
@@ -204,12 +214,19 @@ class Topic:
         linger_ms: int = 5,
         batch_size_bytes: int = 1024 * 1024,
         durability: str | None = None,
+        idempotent: bool = True,
+        resume: Producer | None = None,
     ) -> Producer:
         """A buffered producer: see :class:`eventlog.log.producer.Producer`."""
         from eventlog.log.producer import Producer
 
         return Producer(
-            self, linger_ms=linger_ms, batch_size_bytes=batch_size_bytes, durability=durability
+            self,
+            linger_ms=linger_ms,
+            batch_size_bytes=batch_size_bytes,
+            durability=durability,
+            idempotent=idempotent,
+            resume=resume,
         )
 
     def partition_for_key(self, key: bytes) -> int:
@@ -224,11 +241,11 @@ class Topic:
             self._sticky_left_bytes -= size_bytes
             if self._sticky_left_bytes < 0:
                 self._sticky_left_bytes = STICKY_SIZE_BYTES
-                self._sticky_now = next(self._sticky)
+                self._sticky_now = (self._sticky_now + 1) % self._count
             return self._sticky_now
 
-    def _spread(self, keys: tuple[bytes | None, ...], count: int) -> dict[int, list[int]]:
-        """Places in the call by partition number, ascending."""
+    def spread(self, keys: tuple[bytes | None, ...], count: int) -> dict[int, list[int]]:
+        """Which of so many records go to which partition: their places by its number, ascending."""
         numbers: Sequence[int]
         if count == 0:
             raise InvalidRecordError(

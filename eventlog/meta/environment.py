@@ -4,6 +4,7 @@ What lies here is derived: the log is the truth, so what is damaged is moved asi
 anew, and folded again from the log (case C-H).
 
 - A process opens a path once, its handles share it. A handle is refused after a fork.
+- Any number of processes have it open. The first one looks whether it is sound, the last one seals it.
 - Read transactions are short: an open one keeps the space of all that was deleted since.
 - ``generation`` goes up when the files are made anew; who keeps something that was read looks at it.
 - A clean close seals the files (seal.py), opening for writing breaks the seal.
@@ -18,6 +19,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -31,24 +33,35 @@ from eventlog.errors import (
     StorageError,
     StorageReadOnlyError,
 )
+from eventlog.locks import Members
 from eventlog.meta import files as _files
 from eventlog.meta import seal
 
 
 class _Opened(NamedTuple):
-    """What belongs together and is swapped as one."""
+    """What belongs together and is swapped as one. ``inode``: of the data file."""
 
     lmdb: Any
     generation: int
     databases: dict[str, Any]
+    inode: int
+
+
+def _members_of(path: Path) -> Members:
+    """Who has the environment open for writing: beside the store's own locks."""
+    return Members(path.parent / "run", path.name, f"metadata in {path}")
 
 
 class _Shared:
     """One open path; shared by the handles of this process."""
 
-    def __init__(self, path: Path, found: _files.Found, *, is_temporary: bool) -> None:
+    def __init__(
+        self, path: Path, found: _files.Found, *, is_temporary: bool, is_derived: bool = True
+    ) -> None:
         self.path = path
-        self.opened = _Opened(found.lmdb, 0, {})
+        self.is_derived = is_derived
+        self.members = _members_of(path)
+        self.opened = _Opened(found.lmdb, 0, {}, _files.inode_of(path))
         self.is_proven = found.is_proven
         self.moved_aside = found.moved_aside
         self.is_temporary = is_temporary
@@ -79,13 +92,36 @@ class _Shared:
         try:
             if self.opened.generation != generation:
                 return
-            # The old environment closes when the last transaction on it has ended, not under it.
-            self.moved_aside.append(_files.move_aside(self.path))
-            _files.make(self.path)
-            self.opened = _Opened(_files.open_lmdb(self.path), generation + 1, {})
-            self.is_proven = True
+            with self.members.mutex():
+                if _files.inode_of(self.path) == self.opened.inode:
+                    # Who is writing to them in another process ends that first.
+                    raw = _begun(self.opened.lmdb)
+                    try:
+                        self.moved_aside.append(_files.move_aside(self.path))
+                        _files.make(self.path)
+                    finally:
+                        if raw is not None:
+                            raw.abort()
+                self.reopen()
         finally:
             self.stop_writing()
+
+    def reopen(self) -> None:
+        """Go on with the files that are there now."""
+        # The old environment closes when the last transaction on it has ended, not under it.
+        self.opened = _Opened(
+            _files.open_lmdb(self.path),
+            self.opened.generation + 1,
+            {},
+            _files.inode_of(self.path),
+        )
+        self.is_proven = True
+
+    def follow(self) -> None:
+        """Before writing: has another process moved the files aside and made them anew?"""
+        if not self.is_temporary and _files.inode_of(self.path) != self.opened.inode:
+            with self.members.mutex():
+                self.reopen()
 
     def open_table(self, table: str) -> None:
         """Get LMDB's handle of a table for transactions that begin later; if there is such a table."""
@@ -104,6 +140,14 @@ class _Shared:
         self.opened.lmdb.close()
         if self.is_temporary:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _begun(environment: Any) -> Any:
+    """A write transaction, None where the files are too damaged for one."""
+    try:
+        return environment.begin(write=True)
+    except lmdb.Error:
+        return None
 
 
 _shared: dict[Path, _Shared] = {}
@@ -139,12 +183,19 @@ class Environment:
         shared.writer_count += not read_only
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, read_only: bool = False) -> Environment:
+    def open(
+        cls, path: str | os.PathLike[str], *, read_only: bool = False, is_derived: bool = True
+    ) -> Environment:
         """Open the environment in the directory ``path``; a writer makes it where it is missing.
 
         A writer moves a damaged one aside (``moved_aside`` says where) and makes it anew. A reader
-        takes a private empty one in place of one that is missing or damaged. The caller sees to it
-        that there is one writing process (the store's lock does).
+        takes a private empty one in place of one that is missing or damaged.
+
+        Args:
+            path: the directory.
+            read_only: write nothing.
+            is_derived: what it holds can be made anew. If not, damage is never put right by
+                forgetting: CorruptionError, and nothing is moved.
 
         Raises StorageFullError, StorageReadOnlyError, LockedError, StorageError: as the machine has it.
         """
@@ -152,17 +203,34 @@ class Environment:
         with _registry_lock:
             shared = _shared.get(directory)
             try:
-                if shared is None:
-                    if read_only:
-                        found = _files.open_for_reading(directory)
-                    else:
-                        found = _files.open_for_writing(directory)
-                    if found is None:
-                        return cls.temporary(read_only=True)
-                    shared = _Shared(directory, found, is_temporary=False)
-                    _shared[directory] = shared
-                if not read_only and shared.writer_count == 0:
-                    seal.remove(directory)
+                members = shared.members if shared is not None else _members_of(directory)
+                with nullcontext() if read_only else members.mutex():
+                    is_first = (
+                        not read_only
+                        and (shared is None or shared.writer_count == 0)
+                        and members.join()
+                    )
+                    try:
+                        if shared is None:
+                            if read_only:
+                                found = _files.open_for_reading(directory, is_derived=is_derived)
+                            else:
+                                found = _files.open_for_writing(
+                                    directory, is_first=is_first, is_derived=is_derived
+                                )
+                            if found is None:
+                                return cls.temporary(read_only=True)
+                            shared = _Shared(
+                                directory, found, is_temporary=False, is_derived=is_derived
+                            )
+                            shared.members = members
+                            _shared[directory] = shared
+                        if is_first:
+                            seal.remove(directory)
+                    except BaseException:
+                        if not read_only and (shared is None or shared.writer_count == 0):
+                            members.leave()
+                        raise
             except (lmdb.Error, OSError) as error:
                 raise _files.translated(error, directory) from error
             return cls(shared, read_only=read_only)
@@ -241,6 +309,8 @@ class Environment:
         shared = self._checked()
         if shared.opened.generation != generation:
             return
+        if not shared.is_derived:
+            raise _files.damaged(shared.path, "found while it was in use", is_derived=False)
         try:
             if self.read_only and not shared.is_temporary:
                 private = Environment.temporary()._shared
@@ -252,8 +322,13 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             raise _files.translated(error, self.path) from error
 
+    def check_readers(self) -> int:
+        """Give back the reader slots of processes that were killed; how many. Cheap: call it now and
+        then, or pages that such a process was reading are never used again."""
+        return int(self._checked().opened.lmdb.reader_check())
+
     def close(self) -> None:
-        """Close the handle; the last writer's seals the files. Twice is fine."""
+        """Close the handle; that of the last writer of all processes seals the files. Twice is fine."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -287,12 +362,19 @@ def _release(shared: _Shared, *, is_writer: bool) -> None:
     with _registry_lock:
         shared.handle_count -= 1
         shared.writer_count -= is_writer
-        if shared.handle_count == 0:
-            if _shared.get(shared.path) is shared:
-                del _shared[shared.path]
-            shared.close()
-        if is_writer and shared.writer_count == 0 and not shared.is_temporary:
-            seal.write(shared.path, shared.path / _files.DATA_FILE)
+        if shared.handle_count == 0 and _shared.get(shared.path) is shared:
+            del _shared[shared.path]
+        is_last_writer = is_writer and shared.writer_count == 0 and not shared.is_temporary
+        with shared.members.mutex() if is_last_writer else nullcontext():
+            if shared.handle_count == 0:
+                shared.close()
+            if is_last_writer:
+                is_last = shared.members.is_last()
+                try:
+                    if is_last:
+                        seal.write(shared.path, shared.path / _files.DATA_FILE)
+                finally:
+                    shared.members.leave()
 
 
 class Transaction:
@@ -327,13 +409,16 @@ class Transaction:
         shared = self._shared
         if self._is_writing:
             shared.start_writing()
-            self._opened = shared.opened  # a replacement may just have ended
         try:
-            self._raw = self._opened.lmdb.begin(write=self._is_writing)
-        except lmdb.Error as error:
+            self._raw = self._begin()
+        except (lmdb.Error, OSError) as error:
             if self._is_writing:
                 shared.stop_writing()
             raise self._failed(error) from error
+        except BaseException:
+            if self._is_writing:
+                shared.stop_writing()
+            raise
         shared.active.add(self)
         return self
 
@@ -357,7 +442,27 @@ class Transaction:
             if self._is_writing:
                 self._shared.stop_writing()
 
-    def _failed(self, error: lmdb.Error) -> EventLogError:
+    def _begin(self) -> Any:
+        if not self._is_writing:
+            try:
+                return self._opened.lmdb.begin()
+            except lmdb.ReadersFullError:
+                if not self._opened.lmdb.reader_check():
+                    raise
+                return self._opened.lmdb.begin()
+        while True:
+            self._opened = self._shared.opened  # a replacement may just have ended
+            raw = self._opened.lmdb.begin(write=True)
+            # While it is open nobody replaces the files; that they were not before is to be seen.
+            if (
+                self._shared.is_temporary
+                or _files.inode_of(self._shared.path) == self._opened.inode
+            ):
+                return raw
+            raw.abort()
+            self._shared.follow()
+
+    def _failed(self, error: lmdb.Error | OSError) -> EventLogError:
         return _files.translated(error, self._shared.path)
 
     def _database(self, table: str) -> Any:

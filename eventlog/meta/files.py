@@ -89,11 +89,13 @@ def _code_of(error: Exception) -> int:
     return abs(int(getattr(error, "code", 0) or getattr(error, "errno", 0) or 0))
 
 
-def damaged(path: Path, what: str) -> CorruptionError:
+def damaged(path: Path, what: str, *, is_derived: bool = True) -> CorruptionError:
     """The error for metadata that is not what was written."""
     return CorruptionError(
         f"metadata in {path} is damaged: {what}",
-        hint="It is derived from the log: open the store for writing to make it anew",
+        hint="It is derived from the log: open the store for writing to make it anew"
+        if is_derived
+        else "Restore that directory from a backup, or move it away: what it held is then forgotten",
         path=str(path),
         case="C-H",
     )
@@ -191,29 +193,52 @@ class Found(NamedTuple):
     moved_aside: list[Path]
 
 
-def open_for_writing(path: Path) -> Found:
-    """The environment, made or made anew where need be."""
+def inode_of(path: Path) -> int:
+    """Of the data file: another one, once the files were made anew. 0: there is none."""
+    try:
+        return (path / DATA_FILE).stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
+def open_for_writing(path: Path, *, is_first: bool, is_derived: bool) -> Found:
+    """The environment, made or made anew where need be.
+
+    Args:
+        path: its directory.
+        is_first: no other process has it open, so its files can be looked at.
+        is_derived: False: damage is an error, and nothing is changed.
+    """
+    if not is_first and path.exists():
+        return Found(_open_both_ways(path), False, [])
     for name in os.listdir(path.parent):
         if re.fullmatch(re.escape(path.name + ASIDE_SUFFIX) + r"\d+", name):
             shutil.rmtree(path.with_name(name), ignore_errors=True)
     moved: list[Path] = []
     state = state_of(path, is_writer=True)
     if state is State.DAMAGED and path.exists():
+        if not is_derived:
+            raise damaged(path, "its bytes are not those that were left", is_derived=False)
         moved.append(move_aside(path))
     if not path.exists():
         make(path)
     try:
         return Found(_open_both_ways(path), state is not State.UNPROVEN, moved)
-    except DAMAGE:
+    except DAMAGE as error:
+        if not is_derived:
+            raise damaged(path, str(error), is_derived=False) from error
         moved.append(move_aside(path))
         make(path)
         return Found(_open_both_ways(path), True, moved)
 
 
-def open_for_reading(path: Path) -> Found | None:
-    """The environment; None: there is none, or it is damaged. Nothing is changed."""
+def open_for_reading(path: Path, *, is_derived: bool) -> Found | None:
+    """The environment; None: there is none, or it is damaged (derived: else that is an error). Nothing
+    is changed."""
     state = state_of(path, is_writer=False)
     if state is State.DAMAGED:
+        if path.exists() and not is_derived:
+            raise damaged(path, "its bytes are not those that were left", is_derived=False)
         return None
     try:
         if os.access(path, os.W_OK) and os.access(path / DATA_FILE, os.W_OK):
@@ -223,7 +248,9 @@ def open_for_reading(path: Path) -> Found | None:
         else:
             environment = open_lmdb(path, readonly=True, lock=os.access(path / LOCK_FILE, os.W_OK))
             _check_size(environment, path)
-    except DAMAGE:
+    except DAMAGE as error:
+        if not is_derived:
+            raise damaged(path, str(error), is_derived=False) from error
         return None
     return Found(environment, state is State.PROVEN, [])
 

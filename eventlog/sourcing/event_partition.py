@@ -1,7 +1,8 @@
 """One partition of an event store: checked appends, reads of a stream, scans.
 
 The index's lock covers check, append and the note in the index: so an expected version holds among
-threads. The wait for the disk is outside of it, and one fdatasync serves all who wait. An append that
+threads. Among processes it holds because the append is made only if the log still ends where the index
+does; if it does not, what came is folded into the index and all is checked again. The wait for the disk is outside of it, and one fdatasync serves all who wait. An append that
 builds on events which are not yet on disk is sound: what makes it durable makes them durable too, and
 if that fails the partition is poisoned for both.
 """
@@ -15,9 +16,9 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
-from eventlog._native import lib
 from eventlog.clock import Clock
 from eventlog.errors import (
+    EndOffsetMovedError,
     EventLogError,
     InvalidRecordError,
     OffsetOutOfRangeError,
@@ -155,36 +156,39 @@ class EventPartition:
             durability = partition.settings.durability
         is_awaited = durability == "sync"
         with index.lock:
-            if (
-                lib.el_partition_state_read(partition.handle, index.state)
-                or index.state.log_end_offset != index.end_offset
-            ):
-                index.catch_up()
-            entry = index.tail.get(key)
-            version = index.version(key) if entry is None else entry.version
-            if expected is not ANY and expected != version:
-                check_version(stream, expected, version)
-            now_ms = self._now_ms()
-            id_high, id_low = self._ids.one(now_ms)
-            try:
-                offset = partition.append_one(
-                    value,
-                    key,
-                    start + _PLAIN_TAIL.pack(version + 1, ID_MARK, id_high, id_low),
-                    now_ms,
-                    "os" if is_awaited else durability,
-                )
-                if entry is None:
-                    index.appended(key, version, 1, offset, UNKNOWN)
-                else:
-                    entry.version = version + 1
-                    index.end_offset = offset + 1
-                    index.room -= 1
-            except EventLogError:
-                raise
-            except BaseException:
-                index.forget_tail()
-                raise
+            while True:
+                entry = index.tail.get(key)
+                version = index.version(key) if entry is None else entry.version
+                if expected is not ANY and expected != version:
+                    index.catch_up()
+                    entry = index.tail.get(key)
+                    version = index.version(key) if entry is None else entry.version
+                    check_version(stream, expected, version)
+                now_ms = self._now_ms()
+                id_high, id_low = self._ids.one(now_ms)
+                try:
+                    offset = partition.append_one(
+                        value,
+                        key,
+                        start + _PLAIN_TAIL.pack(version + 1, ID_MARK, id_high, id_low),
+                        now_ms,
+                        "os" if is_awaited else durability,
+                        index.end_offset,
+                    )
+                    if entry is None:
+                        index.appended(key, version, 1, offset, UNKNOWN)
+                    else:
+                        entry.version = version + 1
+                        index.end_offset = offset + 1
+                        index.room -= 1
+                    break
+                except EndOffsetMovedError:
+                    index.catch_up()
+                except EventLogError:
+                    raise
+                except BaseException:
+                    index.forget_tail()
+                    raise
         if is_awaited:
             partition.sync()
         if index.room <= 0:
@@ -196,26 +200,21 @@ class EventPartition:
         index = self.index
         how, is_awaited = self._durability(durability)
         now_ms = self._now_ms()
+        filled = [i for i, append in enumerate(appends) if append[2][0]]
         with index.lock:
-            index.catch_up()
-            versions: dict[bytes, int] = {}
-            befores = []
-            for stream, key, events, expected in appends:
-                version = versions.get(key)
-                if version is None:
-                    entry = index.tail.get(key)
-                    version = index.version(key) if entry is None else entry.version
-                if expected is not ANY:
-                    check_version(stream, expected, version)
-                befores.append(version)
-                versions[key] = version + len(events.values)
-            filled = [i for i, append in enumerate(appends) if append[2][0]]
-            offset = index.end_offset
-            if filled:
+            while True:
+                index.catch_up()
+                befores = self._checked(appends)
+                offset = index.end_offset
+                if not filled:
+                    break
                 try:
                     offset = self._write(
                         [appends[i] for i in filled], [befores[i] for i in filled], now_ms, how
                     )
+                    break
+                except EndOffsetMovedError:
+                    continue  # another process was faster: look at what it did, check again
                 except EventLogError:
                     raise
                 except BaseException:
@@ -232,6 +231,26 @@ class EventPartition:
             )
             offset += count
         return receipts
+
+    def _checked(self, appends: Sequence[StreamEvents]) -> list[int]:
+        """The version of each one's stream before it, all at the index's end. Raises WrongExpectedVersion."""
+        index = self.index
+        while True:
+            end_offset = index.end_offset
+            versions: dict[bytes, int] = {}
+            befores = []
+            for stream, key, events, expected in appends:
+                version = versions.get(key)
+                if version is None:
+                    entry = index.tail.get(key)
+                    version = index.version(key) if entry is None else entry.version
+                if expected is not ANY:
+                    check_version(stream, expected, version)
+                befores.append(version)
+                versions[key] = version + len(events.values)
+            if index.end_offset == end_offset:
+                return befores
+            # Looking for one stream took in what others appended, perhaps to one looked at before.
 
     def _write(self, appends: list[StreamEvents], befores: list[int], now_ms: int, how: str) -> int:
         """Write the batch and tell the index; returns the first offset. Under the index's lock."""
@@ -256,6 +275,7 @@ class EventPartition:
             ids=made if ids is None else _ids_filled(ids, made),
             id_name=_ID_NAME,
             durability=how,
+            expected_end_offset=self.index.end_offset,
         )
         at = offset
         for append, before in zip(appends, befores, strict=True):

@@ -478,6 +478,13 @@ class EventStore:
 
     # -- the end ----------------------------------------------------------------------------------
 
+    def forget(self) -> None:
+        """Close it without writing anything down, and drop what is: the topic was deleted."""
+        self._is_closed = True
+        self._only = None
+        for partition in self._partitions:
+            partition.index.drop()
+
     def close(self) -> None:
         """Write the indexes down. Twice is fine; the topic stays open.
 

@@ -8,6 +8,8 @@ Memory stays bounded: when the tail has grown to its limit, a checkpoint writes 
   that is (case C-H), or is damaged, or of another format, is thrown away and folded anew.
 - An append tells the version at once; where its events lie is told with it (a batch of one stream) or
   found later by reading the log (``_fold``): before somebody asks for it, or at the checkpoint.
+- Every process has its own; they share the rows. Who finds that another one moved the checkpoint begins
+  anew from there.
 - A process that only reads cannot write checkpoints. It takes over the writer's; where there is none
   to take over, its tail goes to a private temporary environment.
 
@@ -199,8 +201,6 @@ class StreamIndex:
 
     def _catch_up(self) -> None:
         while (end_offset := self._foldable_offset()) > self.end_offset:
-            if self.state.high_watermark < end_offset:
-                self.partition.sync()  # what cannot be read yet cannot be folded
             self._fold(end_offset)
         if end_offset < self.end_offset:
             # Only a reader meets this: the writer's machine went down and took its tail back.
@@ -209,13 +209,17 @@ class StreamIndex:
 
     def _fold(self, end_offset: int) -> None:
         """Find postings by reading the log up to ``end_offset``, or as far as it can be read."""
-        log_start_offset, high_watermark = self.visible_range()
-        end_offset = min(end_offset, high_watermark)
+        end_offset = min(end_offset, self._foldable_offset())
+        log_start_offset = int(self.state.log_start_offset)
         if self._folded_offset >= end_offset:
             return
         cursor = self._cursor
         if cursor is None:
-            cursor = self._cursor = self.partition.cursor(_CHUNK_COUNT)
+            # Also what other processes have not synced yet: what makes an append durable that builds on
+            # it makes it durable too.
+            cursor = self._cursor = self.partition.cursor(
+                _CHUNK_COUNT, unsynced=self.partition.writable
+            )
         try:
             cursor.seek(max(self._folded_offset, log_start_offset))
             while self._folded_offset < end_offset and cursor.next(end_offset, _CHUNK_COUNT):
@@ -446,9 +450,9 @@ class StreamIndex:
             self._guarded(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
-        self.partition.checkpoint()  # recovery then knows that the log reached so far
         self._catch_up()
         self._fold(self.end_offset)
+        self.partition.checkpoint()  # recovery then knows that the log reached so far
         if self.end_offset > self._base_offset:
             self._write_tail()
 
@@ -500,6 +504,15 @@ class StreamIndex:
             self._catch_up()
 
         self._guarded(fold_anew)
+
+    def drop(self) -> None:
+        """Close it and delete its rows: the partition was deleted."""
+        with self.lock:
+            if self._cursor is not None:
+                self._cursor.close()
+                self._cursor = None
+            self._forget_rows()
+            self._close_private(self._layers)
 
     def close(self) -> None:
         """Write a last checkpoint (a writer), let go of what is private. Raises as checkpoint does."""

@@ -17,7 +17,7 @@ import pytest
 from log_support import contents, in_child, python, values
 
 import eventlog
-from eventlog.errors import ClosedError, EventLogError, ForkedError, LockedError
+from eventlog.errors import ClosedError, EventLogError, ForkedError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -230,20 +230,6 @@ log.close()
             os.close(wait)
             assert os.waitpid(pid, 0)[1] == 0
 
-    def test_a_child_opens_for_itself(self, tmp_path: Path) -> None:
-        with eventlog.open(tmp_path) as log:
-            log.topic("t").append(b"x")
-
-            def read() -> None:
-                with pytest.raises(LockedError) as caught:
-                    eventlog.open(tmp_path)
-                assert caught.value.holder_pid == os.getppid()
-                with eventlog.open(tmp_path, read_only=True) as reader:
-                    assert values(reader.topic("t")) == [b"x"]
-
-            in_child(read)
-        in_child(lambda: eventlog.open(tmp_path).close())
-
     def test_forks_amid_appending_threads_end(self, tmp_path: Path) -> None:
         """Locks that other threads hold at the moment of the fork stay held in the child for ever."""
         with eventlog.open(tmp_path) as log:
@@ -355,58 +341,3 @@ while True:
             assert found[-1] == b"last"
             assert acknowledged == list(range(len(acknowledged)))
             assert len(found) - 1 in (len(acknowledged), len(acknowledged) + 1)
-
-
-HOLD = """
-import sys, time, eventlog
-log = eventlog.open(sys.argv[1])
-print(1, flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.mark.guarantee("G-18")
-class TestSecondOpener:
-    def test_in_the_same_process(self, tmp_path: Path) -> None:
-        with eventlog.open(tmp_path) as log:
-            for _ in range(2):
-                with pytest.raises(LockedError, match=r"this one.*read_only=True") as caught:
-                    eventlog.open(tmp_path)
-                assert caught.value.holder_pid == os.getpid()
-            assert log.topic("t").append(b"x").offset == 0
-
-    def test_in_another_process(self, tmp_path: Path) -> None:
-        with eventlog.open(tmp_path) as log:
-            log.topic("t").append(b"x")
-            run = python("import sys, eventlog; eventlog.open(sys.argv[1])", tmp_path)
-            assert run.returncode == 1
-            assert f"open for writing in process {os.getpid()}" in run.stderr
-            assert log.topic("t").append(b"y").offset == 1
-
-    def test_readers_come_and_go_without_harm_to_the_lock(self, tmp_path: Path) -> None:
-        with eventlog.open(tmp_path) as log:
-            log.topic("t").append(b"x")
-            for _ in range(3):
-                eventlog.open(tmp_path, read_only=True).close()
-            with pytest.raises(LockedError):
-                eventlog.open(tmp_path)
-        eventlog.open(tmp_path).close()
-
-    def test_a_killed_holder_holds_nobody_up(self, tmp_path: Path) -> None:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                HOLD,
-                str(tmp_path),
-            ],
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(EventLogError, match=str(process.pid)):
-            eventlog.open(tmp_path)
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        eventlog.open(tmp_path).close()

@@ -90,16 +90,17 @@ def send_for_ever(producer: Any) -> None:
 class TestErrors:
     def fail(self, monkeypatch: pytest.MonkeyPatch, topic: Topic, times: int) -> None:
         """Let the next appends meet a full disk."""
-        real = topic.append_many
+        (partition,) = topic.partitions
+        real = partition.append_columns
         left = [times]
 
-        def append_many(*arguments: Any, **named: Any) -> Any:
+        def append_columns(*arguments: Any, **named: Any) -> Any:
             if left[0]:
                 left[0] -= 1
                 raise StorageFullError("no room")
             return real(*arguments, **named)
 
-        monkeypatch.setattr(topic, "append_many", append_many)
+        monkeypatch.setattr(partition, "append_columns", append_columns)
 
     def test_records_stay_and_can_be_flushed_again(
         self, topic: Topic, monkeypatch: pytest.MonkeyPatch

@@ -219,7 +219,7 @@ def test_it_is_made_aside_and_its_lock_file_has_blocks(path: Path, monkeypatch: 
     made = steps.index(f"meta.tmp-{os.getpid()}>meta")
     assert steps[:made] == ["sync"] * 3  # data, lock file, directory
     assert steps[made + 1] == "sync"  # the parent
-    assert sorted(p.name for p in path.parent.iterdir()) == ["meta", "meta.tmp-notes"]
+    assert sorted(p.name for p in path.parent.iterdir()) == ["meta", "meta.tmp-notes", "run"]
 
 
 @pytest.mark.guarantee("G-10")

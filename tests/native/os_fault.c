@@ -20,7 +20,7 @@
 #define el_os_unlink real_unlink
 #define el_os_mkdir real_mkdir
 #define el_os_map real_map
-#define el_os_lock_exclusive real_lock_exclusive
+#define el_os_lock real_lock
 #define el_os_boot_id real_boot_id
 #include "../../native/os.c"
 #undef el_os_open
@@ -36,7 +36,7 @@
 #undef el_os_unlink
 #undef el_os_mkdir
 #undef el_os_map
-#undef el_os_lock_exclusive
+#undef el_os_lock
 #undef el_os_boot_id
 #undef EL_OS_H
 #include "../../native/os.h"
@@ -329,9 +329,9 @@ void *el_os_map(int fd, size_t size, int writable) {
     return data;
 }
 
-int el_os_lock_exclusive(int fd) {
+int el_os_lock(int fd, int is_shared) {
     int error = begin(EL_FAULT_LOCK, 0, NULL);
-    return end(error ? error : real_lock_exclusive(fd));
+    return end(error ? error : real_lock(fd, is_shared));
 }
 
 void el_os_boot_id(uint8_t boot_id[16]) {

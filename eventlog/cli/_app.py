@@ -11,15 +11,19 @@ from typer.core import TyperGroup
 
 from eventlog.cli import (
     bench,
+    consume,
     demo,
     dump,
+    groups,
     import_lines,
     init,
+    produce,
     read,
     replay,
     stats,
     streams,
     tail,
+    topics,
     verify,
 )
 from eventlog.cli.output import print_error
@@ -76,7 +80,29 @@ def _eventlog(
 
 _FIRST = "First steps"
 _READ = "Read"
+_TOPICS = "Topics and groups"
 _INSPECT = "Inspect"
+
+
+def _group(help_: str) -> typer.Typer:
+    """Several commands under one name."""
+    return typer.Typer(help=help_, no_args_is_help=True)
+
+
+_topics = _group("Topics: list, create, alter, delete, describe.")
+_topics.command("list")(topics.list_topics)
+_topics.command("create")(topics.create)
+_topics.command("alter")(topics.alter)
+_topics.command("delete")(topics.delete)
+_topics.command("describe")(topics.describe)
+
+_groups = _group("Consumer groups: list, describe, reset, delete, export, import.")
+_groups.command("list")(groups.list_groups)
+_groups.command("describe")(groups.describe)
+_groups.command("reset")(groups.reset)
+_groups.command("delete")(groups.delete)
+_groups.command("export")(groups.export)
+_groups.command("import")(groups.import_offsets)
 
 app.command("demo", rich_help_panel=_FIRST)(demo.demo)
 app.command("init", rich_help_panel=_FIRST)(init.init)
@@ -85,6 +111,10 @@ app.command("streams", rich_help_panel=_READ)(streams.streams)
 app.command("read", rich_help_panel=_READ)(read.read)
 app.command("tail", rich_help_panel=_READ)(tail.tail)
 app.command("replay", rich_help_panel=_READ)(replay.replay)
+app.command("produce", rich_help_panel=_TOPICS)(produce.produce)
+app.command("consume", rich_help_panel=_TOPICS)(consume.consume)
+app.add_typer(_topics, name="topics", rich_help_panel=_TOPICS)
+app.add_typer(_groups, name="groups", rich_help_panel=_TOPICS)
 app.command("stats", rich_help_panel=_INSPECT)(stats.stats)
 app.command("verify", rich_help_panel=_INSPECT)(verify.verify)
 app.command("dump", rich_help_panel=_INSPECT)(dump.dump)

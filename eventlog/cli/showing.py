@@ -25,16 +25,26 @@ def is_event(item: Shown) -> bool:
 
 
 class Printer:
-    """Prints what it is given, in chunks; :meth:`flush` when a reader waits for it."""
+    """Prints what it is given, in chunks; :meth:`flush` when a reader waits for it.
 
-    def __init__(self, *, json: bool) -> None:
+    Args:
+        json: one JSON object a line, else text.
+        with_topic: say of which topic each record is.
+    """
+
+    def __init__(self, *, json: bool, with_topic: bool = False) -> None:
         self.count = 0
         self._json = json
+        self._with_topic = with_topic
+        self._topic = ""
+        self._topic_field: dict[str, str] = {}
         self._is_colored = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         self._lines: list[bytes] = []
 
     def add(self, item: Shown) -> None:
         """Print one record; as an event, if its headers are those of one."""
+        if self._with_topic:
+            self._topic, self._topic_field = f"{item[0]} ", {"topic": str(item[0])}
         if is_event(item):
             event = RecordedEvent(None, *item[1:])  # type: ignore[arg-type]
             line = self._event_json(event) if self._json else self._event_text(event)
@@ -55,7 +65,7 @@ class Printer:
 
     def _label(self, item: Shown) -> str:
         place = f"{item.partition}:{item.offset}" if item.partition else str(item.offset)
-        label = f"{place:>8}  {time_text(item.timestamp_ms)}"
+        label = f"{self._topic}{place:>8}  {time_text(item.timestamp_ms)}"
         return f"\x1b[2m{label}\x1b[0m" if self._is_colored else label
 
     def _event_text(self, event: RecordedEvent) -> bytes:
@@ -76,6 +86,7 @@ class Printer:
 
     def _event_json(self, event: RecordedEvent) -> bytes:
         fields: dict[str, Any] = {
+            **self._topic_field,
             "partition": event.partition,
             "offset": event.offset,
             "stream": event.key.decode("utf-8", "backslashreplace"),
@@ -96,6 +107,7 @@ class Printer:
         headers = decode_headers(item.headers_data)
         return msgspec.json.encode(
             {
+                **self._topic_field,
                 "partition": item.partition,
                 "offset": item.offset,
                 "timestamp_ms": item.timestamp_ms,

@@ -15,10 +15,7 @@ def open_to_read(directory: Path) -> EventLog:
     """The store, read-only: works beside a process that writes to it."""
     import eventlog
 
-    if not directory.is_dir():
-        raise CommandError(
-            f"there is no store at {directory}", hint=f"`eventlog init {directory}` makes one"
-        )
+    _check_there(directory)
     return eventlog.open(directory, read_only=True)
 
 
@@ -27,3 +24,18 @@ def open_to_write(directory: Path, *, durability: str = "sync") -> EventLog:
     import eventlog
 
     return eventlog.open(directory, durability=durability)
+
+
+def open_to_change(directory: Path) -> EventLog:
+    """The store, for writing beside the processes that use it; never made."""
+    import eventlog
+
+    _check_there(directory)
+    return eventlog.open(directory, create=False)
+
+
+def _check_there(directory: Path) -> None:
+    if not directory.is_dir():
+        raise CommandError(
+            f"there is no store at {directory}", hint=f"`eventlog init {directory}` makes one"
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,11 +10,9 @@ from eventlog.cli.arguments import Json, StoreDirectory, StoreName
 from eventlog.cli.store import open_to_read
 
 if TYPE_CHECKING:
+    from eventlog import EventLog
     from eventlog.cli.showing import Printer
     from eventlog.log.record import Record
-    from eventlog.log.topic import Topic
-
-_LOOK_SECONDS = 0.2
 
 
 def tail(
@@ -28,75 +24,55 @@ def tail(
     count: Annotated[
         int, typer.Option("-n", "--count", min=0, help="Begin with so many of the newest.")
     ] = 10,
+    partition: Annotated[
+        int | None, typer.Option(min=0, help="Only this partition.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show the newest events, in the order in which they were appended."""
+    """Show the newest events, in the order in which they were appended; with -f also new ones."""
     from eventlog.cli.showing import Printer
 
     with open_to_read(directory) as log:
         topic = log.topic(store)
+        numbers = range(topic.partition_count) if partition is None else [partition]
         printer = Printer(json=json)
-        ends = [topic.high_watermark(number) for number in range(topic.partition_count)]
+        ends = {number: topic.high_watermark(number) for number in numbers}
         newest: list[Record] = []
-        for number, end in enumerate(ends):
+        for number, end in ends.items():
             start = max(topic.log_start_offset(number), end - count)
             newest += topic.read(number, start=start, end=end)
-        if topic.partition_count > 1:  # no order between partitions but that of their clocks
+        if len(ends) > 1:  # no order between partitions but that of their clocks
             newest.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
         for record in newest[len(newest) - count :] if count else []:
             printer.add(record)
         printer.flush()
-        if follow:
-            _follow(topic, ends, printer)
-
-
-def _follow(topic: Topic, starts: list[int], printer: Printer) -> None:
-    try:
-        if topic.partition_count == 1:
-            for record in topic.tail(0, start=starts[0]):
-                printer.add(record)
-                printer.flush()
+        if not follow:
             return
-        arrived: queue.SimpleQueue[Record | BaseException] = queue.SimpleQueue()
-        is_over = threading.Event()
-        threads = [
-            threading.Thread(target=_collect, args=(topic, number, start, arrived, is_over))
-            for number, start in enumerate(starts)
-        ]
-        for thread in threads:
-            thread.start()
         try:
-            while True:
-                try:  # a signal just before the wait does not end it: look up now and then
-                    item = arrived.get(timeout=_LOOK_SECONDS)
-                except queue.Empty:
-                    continue
-                if isinstance(item, BaseException):
-                    raise item
-                printer.add(item)
-                if arrived.empty():
-                    printer.flush()
-        finally:
-            is_over.set()
-            for thread in threads:
-                thread.join()
-    except KeyboardInterrupt:
-        printer.flush()
+            _follow(log, store, ends, printer, with_new_partitions=partition is None)
+        except KeyboardInterrupt:
+            printer.flush()
 
 
-def _collect(
-    topic: Topic,
-    partition: int,
-    start: int,
-    arrived: queue.SimpleQueue[Record | BaseException],
-    is_over: threading.Event,
+def _follow(
+    log: EventLog,
+    name: str,
+    positions: dict[int, int],
+    printer: Printer,
+    *,
+    with_new_partitions: bool,
 ) -> None:
-    try:
-        while not is_over.is_set():
-            for record in topic.tail(partition, start=start, timeout_s=_LOOK_SECONDS):
-                arrived.put(record)
-                start = record.offset + 1
-                if is_over.is_set():
-                    return
-    except BaseException as error:  # noqa: BLE001  handed to the thread that waits
-        arrived.put(error)
+    """Print what comes, from these offsets on; also of partitions that the topic gets."""
+    while True:
+        ticket = log.activity.ticket()
+        topic = log.topic(name)
+        if with_new_partitions:
+            for number in range(topic.partition_count):
+                positions.setdefault(number, topic.log_start_offset(number))
+        for number, position in positions.items():
+            start = max(position, topic.log_start_offset(number))
+            for record in topic.read(number, start=start):
+                printer.add(record)
+                positions[number] = record.offset + 1
+        printer.flush()
+        log.activity.wait(ticket)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -67,13 +68,23 @@ def run() -> Run:
     return call
 
 
+class _Started(subprocess.Popen[bytes]):
+    """A process that a failed test does not wait for."""
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, *rest)
+
+
 @pytest.fixture
 def start() -> Callable[..., subprocess.Popen[bytes]]:
-    """Start a command as a process of its own."""
+    """Start a command as a process of its own; ``stdin``: as subprocess.Popen has it."""
 
-    def call(*arguments: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+    def call(*arguments: object, stdin: int | None = None) -> subprocess.Popen[bytes]:
+        return _Started(
             command(*arguments),
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(),

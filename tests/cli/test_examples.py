@@ -37,4 +37,8 @@ def test_an_example_runs(name: str, told: str, tmp_path: Path) -> None:
 def test_the_guide_has_all_commands() -> None:
     guide = (PROJECT / "docs" / "guide" / "cli.md").read_text("utf-8")
     names = [command.name for command in app.registered_commands]
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        commands = group.typer_instance.registered_commands
+        names += [f"{group.name} {command.name}" for command in commands]
     assert [name for name in names if f"| `{name}" not in guide] == []

@@ -123,8 +123,21 @@ def time_of(other: str, at_most: float, name: str) -> Goal:
     return Goal(f"<= {at_most:g}x {name}", number, shown, at_most=at_most)
 
 
-def speed_of(other: str, at_least: float, name: str) -> Goal:
-    """At least so many times the rate of another contender."""
+def time_each(other: str, processes: int, at_most: float, name: str) -> Goal:
+    """What an append takes each of so many processes: at most so many times what it takes the other."""
+
+    def number(results: Results, work: str, contender: str) -> float | None:
+        speed = results.speed(work, other, contender)
+        return None if speed is None else processes * speed
+
+    def shown(value: float) -> str:
+        return f"{_times(value)} {name}"
+
+    return Goal(f"<= {at_most:g}x {name}", number, shown, at_most=at_most)
+
+
+def speed_of(other: str, at_least: float | None, name: str) -> Goal:
+    """At least so many times the rate of another contender; None: only shown."""
 
     def number(results: Results, work: str, contender: str) -> float | None:
         return results.speed(work, contender, other)
@@ -132,7 +145,8 @@ def speed_of(other: str, at_least: float, name: str) -> Goal:
     def shown(value: float) -> str:
         return f"{_times(value)} {name}"
 
-    return Goal(f">= {at_least:g}x {name}", number, shown, at_least=at_least)
+    text = "" if at_least is None else f">= {at_least:g}x {name}"
+    return Goal(text, number, shown, at_least=at_least)
 
 
 def figure(name: str, unit: str, at_most: float | None = None, label: str = "") -> Goal:
@@ -167,6 +181,42 @@ def _durable(threads: int, at_least: float) -> Row:
         ),
         ("limit, 1 thread", f"SQLite, WAL, FULL, {threads} threads", f"LMDB, {threads} threads"),
     )
+
+
+def _processes(batch_count: int, title: str) -> tuple[Row, Row]:
+    """One process, and two at once."""
+    work = f"processes, {batch_count}"
+    one, two = "eventlog, 1 process", "eventlog, 2 processes"
+    beside = "SQLite, WAL, NORMAL", "LMDB, no sync"
+    return (
+        Row(
+            f"append, 1 process, {title}",
+            work,
+            one,
+            (RATE,),
+            [f"{name}, 1 process" for name in beside],
+        ),
+        Row(
+            f"append, 2 processes at once, {title}",
+            work,
+            two,
+            (time_each(one, 2, 2.2, "the time of 1 process"), RATE),
+            [f"{name}, 2 processes" for name in beside],
+        ),
+    )
+
+
+def _durable_processes(processes: int) -> Row:
+    return Row(
+        f"append, durable, {processes} processes at once",
+        "durable processes",
+        f"eventlog, {processes} processes",
+        (speed_of("eventlog, 1 process", None, "1 process"), RATE),
+        [f"{name}, {processes} processes" for name in ("SQLite, WAL, FULL", "LMDB")],
+    )
+
+
+_RECEIPT = figure("p50_us", "us", None, "p50"), figure("p99_us", "us", None, "p99")
 
 
 _SCANS = (
@@ -219,6 +269,41 @@ ROWS = (
     Row(
         "read one stream of 100 at random", "streams", goals=(rate(25e3, of=100, unit=" streams"),)
     ),
+    *_processes(1, "one a call"),
+    *_processes(100, "batches of 100"),
+    _durable_processes(2),
+    _durable_processes(4),
+    Row("consume, 1 consumer", "consume", "eventlog, 1 consumer", (RATE,)),
+    Row("consume, 4 consumers in a group", "consume", "eventlog, 4 consumers", (RATE,)),
+    Row("commit of a consumer, durable", "commit", goals=(RATE,)),
+    Row(
+        "memory of a consumer that reads a large topic",
+        "consumer memory",
+        goals=(
+            figure("own_mb", "MB", None, "its own"),
+            figure("peak_mb", "MB", None, "with mapped files"),
+            RATE,
+        ),
+    ),
+    Row("beside servers: append, durable", "servers: durable append", goals=(RATE,)),
+    Row(
+        "beside servers: append, durable, batches of 100",
+        "servers: durable append, 100",
+        goals=(RATE,),
+    ),
+    Row(
+        "beside servers: append, durable, 8 producers",
+        "servers: durable append, 8 producers",
+        goals=(RATE,),
+    ),
+    Row(
+        "beside servers: append, on disk within a second or so, batches of 100",
+        "servers: append, 100",
+        goals=(RATE,),
+    ),
+    Row("beside servers: consume, a commit every 500", "servers: consume", goals=(RATE,)),
+    Row("beside servers: append to receipt, durable", "servers: durable receipt", goals=_RECEIPT),
+    Row("beside servers: append to receipt", "servers: receipt", goals=_RECEIPT),
     Row(
         "tail, from append to receipt",
         "tail",
@@ -229,21 +314,21 @@ ROWS = (
         "tail, durable append",
         "tail",
         "eventlog, sync",
-        (figure("p50_us", "us", None, "p50"), figure("p99_us", "us", None, "p99")),
+        _RECEIPT,
         (),
     ),
     Row(
         "tail: a pipe",
         "tail",
         LIMIT,
-        (figure("p50_us", "us", None, "p50"), figure("p99_us", "us", None, "p99")),
+        _RECEIPT,
         (),
     ),
     Row(
         "tail: SQLite, looked at every 1 ms",
         "tail",
         "SQLite, looked at every 1 ms",
-        (figure("p50_us", "us", None, "p50"), figure("p99_us", "us", None, "p99")),
+        _RECEIPT,
         (),
     ),
     Row(

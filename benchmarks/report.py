@@ -128,13 +128,16 @@ def markdown(table: Iterable[Line], about: dict[str, Any]) -> str:
     rows = [(each.work, each.goal, each.measured, each.beside, MET[each.met]) for each in table]
     cells = [HEADINGS, tuple("---" for _ in HEADINGS), *rows]
     text = "\n".join("| " + " | ".join(row) + " |" for row in cells)
+    beside = (
+        "" if not about["servers"] else f" Servers over loopback: {'; '.join(about['servers'])}."
+    )
     return f"""{text}
 
 256 B values, 16 B keys; medians of {about["turns"]} turns, ratios within a turn. "eventlog's speed beside"
 is how many times as fast eventlog is: above 1x it is ahead. *limit*: the machine itself, without a log
 (raw `pwrite` of 1 MiB pieces; `pwrite` + `fdatasync`; reading the map of the file). Appends without
 "durable" go to the page cache, SQLite with `synchronous=NORMAL`, LMDB without sync; durable ones wait
-for the disk in all.
+for the disk in all.{beside}
 
 {about["date"][:10]}, {about["processor"]} with {about["processors"]} processors, {about["memory_gib"]} GiB,
 {about["kernel"]}, {about["file_system"]}, {about["python"]}; scale `{about["scale"]}`. Load average

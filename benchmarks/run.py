@@ -2,7 +2,8 @@
 
     python benchmarks/run.py [--quick | --full] [--only THEME ...] [--data DIRECTORY]
 
-`--quick` takes under 3 minutes, the default under 12; `--full` opens a store of 10 M events. Each theme is
+`--quick` takes under 6 minutes, the default under 20; `--full` opens a store of 10 M events and reads a topic
+of 10 GiB. `python tools/servers.py install` gets the servers of the theme `servers`. Each theme is
 a test_<theme>.py that pytest runs in a process of its own; harness.py says how things are measured,
 goals.py what they are held to. Writes results/latest.json and results/latest.md.
 """
@@ -26,8 +27,23 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
-THEMES = ("append", "durable", "scan", "event_append", "streams", "tail", "open")
+sys.path.insert(0, str(HERE.parent))
+from tools import servers  # noqa: E402  from beside this directory
+
+THEMES = (
+    "append",
+    "durable",
+    "scan",
+    "event_append",
+    "streams",
+    "processes",
+    "consumers",
+    "servers",
+    "tail",
+    "open",
+)
 PERCENT = re.compile(r"\[\s*(\d+)%\]")
+SKIPPED = re.compile(r"^SKIPPED \[\d+\] \S+: (.*)$", re.MULTILINE)
 STYLES = {True: "green", False: "bold red", None: "dim"}
 
 
@@ -73,6 +89,7 @@ def run_theme(theme: str, options: argparse.Namespace, target: Path, progress: P
         "-c",
         str(HERE / "pytest.ini"),
         "-v",
+        "-rs",
         "-p",
         "no:xdist",
         str(HERE / f"test_{theme}.py"),
@@ -93,9 +110,16 @@ def run_theme(theme: str, options: argparse.Namespace, target: Path, progress: P
             output.append(line)
             if found := PERCENT.search(line):
                 progress.update(task, completed=int(found[1]))
+    for reason in dict.fromkeys(SKIPPED.findall("".join(output))):
+        progress.console.print(reason, style="yellow", markup=False)
     if run.returncode != 0:
         progress.console.print("".join(output[-60:]), style="red", markup=False)
     return run.returncode == 0
+
+
+def server_versions() -> list[str]:
+    """Of the servers that are there."""
+    return [servers.version(name) for name, missing in servers.available().items() if not missing]
 
 
 def show(console: Console, table: list[report.Line]) -> None:
@@ -139,6 +163,7 @@ def main() -> int:
             "turns": options.turns or SCALES[options.scale].turns,
             "seconds": round(time.monotonic() - begun),
             "load": load.so_far(),
+            "servers": server_versions() if "servers" in options.only else [],
         }
     table = report.save(options.results, results, about)
     show(console, table)

@@ -1,4 +1,4 @@
-"""The other process of test_tail.py: waits for messages and notes how long each was on its way.
+"""The other process of receipt.py: waits for messages and notes how long each was on its way.
 
 A message is 256 bytes and begins with the writer's monotonic clock in nanoseconds. Both processes read
 the same clock.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import alternatives as other
 import harness
+import systems
 
 import eventlog
 
@@ -55,13 +56,20 @@ def from_sqlite(path: Path) -> Iterator[bytes]:
 SOURCES = {"pipe": from_pipe, "log": from_log, "sqlite": from_sqlite}
 
 
-def main(source: str, path: str, count: int) -> None:
+def from_system(name: str, address: str) -> Iterator[bytes]:
+    """One of systems/."""
+    with systems.load(name).connect(address) as client:
+        yield from client.follow()
+
+
+def main(source: str, place: str, count: int) -> None:
     """Take so many messages and print the times on their way, nanoseconds, one a line.
 
     The first message only shows that this process is ready, which it says by an empty line.
     """
     latencies_ns = []
-    for message in SOURCES[source](Path(path)):
+    known = SOURCES.get(source)
+    for message in known(Path(place)) if known else from_system(source, place):
         latencies_ns.append(time.monotonic_ns() - int.from_bytes(message[:8], "big"))
         if len(latencies_ns) == 1:
             print(flush=True)

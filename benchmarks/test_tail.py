@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,47 +10,12 @@ from typing import IO
 import alternatives as other
 import harness
 import pytest
-import tailing
 from harness import Race, Run
+from receipt import reader
 
 from eventlog.settings import Durability
 
 MESSAGES = 2_000
-PAUSE_S = 0.0005  # so that the reader sleeps when the next one comes
-
-
-def percentile(sorted_values: list[int], share: float) -> int:
-    return sorted_values[min(len(sorted_values) - 1, int(len(sorted_values) * share))]
-
-
-@contextmanager
-def reader(
-    source: str, path: Path, count: int, send: Callable[[bytes, IO[bytes]], object]
-) -> Iterator[Run]:
-    """Start the process that reads; the run sends to it and collects what it measured."""
-    command = [sys.executable, tailing.__file__, source, str(path), str(count)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        source_of, target = process.stdout, process.stdin
-        assert source_of is not None
-        assert target is not None
-        try:
-            send(tailing.stamped(), target)
-            source_of.readline()
-
-            def run() -> dict[str, float]:
-                for _ in range(count):
-                    send(tailing.stamped(), target)
-                    time.sleep(PAUSE_S)
-                latencies_ns = sorted(int(line) for line in source_of)
-                assert len(latencies_ns) == count
-                return {
-                    "p50_us": percentile(latencies_ns, 0.50) / 1000,
-                    "p99_us": percentile(latencies_ns, 0.99) / 1000,
-                }
-
-            yield run
-        finally:
-            process.kill()
 
 
 @contextmanager

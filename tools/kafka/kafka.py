@@ -70,8 +70,8 @@ def classpath() -> str:
 
 
 def _fetch(directory: Path) -> None:
-    _require("java", "default-jre-headless")
-    _require("mvn", "maven")
+    require_command("java", "default-jre-headless")
+    require_command("mvn", "maven")
     CACHE.mkdir(parents=True, exist_ok=True)
     # aside and then renamed: what is in the cache is whole
     aside = Path(tempfile.mkdtemp(prefix="fetch-", dir=CACHE))
@@ -93,7 +93,7 @@ def _fetch(directory: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _require(command: str, package: str) -> None:
+def require_command(command: str, package: str) -> None:
     """Have a command on the PATH, by apt-get if need be."""
     if shutil.which(command):
         return
@@ -119,7 +119,7 @@ def _require(command: str, package: str) -> None:
 def java_command(main: str, *arguments: str, heap_mb: int = 256) -> list[str]:
     """The command line that runs one of Kafka's main classes."""
     jars = classpath()
-    _require("java", "default-jre-headless")
+    require_command("java", "default-jre-headless")
     shown = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
     number = re.search(r'version "(\d+)', shown.stderr)
     if number is None or int(number[1]) < JAVA_VERSION_MIN:

@@ -84,8 +84,7 @@ class EventLog(Store):
             self._keep_partitions(name)
             store = self._event_stores.get(name)
             if store is not None and store.topic is not topic:
-                store.close()  # of a topic that was deleted
-                store = None
+                store = None  # of a topic that another process deleted
             if store is None:
                 if self._environment is None:
                     self._environment = Environment.open(
@@ -159,11 +158,13 @@ class EventLog(Store):
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, its records, and what is kept of it for speed."""
+        super().delete_topic(name)
         with self._lock:
             store = self._event_stores.pop(name, None)
-            super().delete_topic(name)
-            if store is not None:
-                store.forget()
+        if (
+            store is not None
+        ):  # outside the lock: an append at its checkpoint takes them the other way
+            store.forget()
 
     def _keep_up(self) -> None:
         super()._keep_up()

@@ -354,8 +354,8 @@ def _partitions_of(log: Store, topics: Iterable[str | TopicPartition]) -> set[tu
     places: set[tuple[str, int]] = set()
     for each in topics:
         if isinstance(each, str):
-            _offsets.standing(log, each, 0)  # refuses a topic that there is not
-            places.update((each, number) for number in range(log.topic(each).partition_count))
+            count = _offsets.topic_of(log, each).partition_count
+            places.update((each, number) for number in range(count))
         else:
             places.add((each.topic, each.partition))
     return places
@@ -379,7 +379,9 @@ def _offset_for(log: Store, topic: str, partition: int, to: object) -> int:
     if to == "earliest":
         return there.log_start_offset
     if isinstance(to, datetime):
-        found = log.topic(topic).offset_for_time(int(to.timestamp() * 1000), partition)
+        found = _offsets.topic_of(log, topic).offset_for_time(
+            max(0, int(to.timestamp() * 1000)), partition
+        )
         return min(found, there.high_watermark)
     if not isinstance(to, int):
         return there.high_watermark

@@ -28,6 +28,7 @@ from eventlog.meta import StructTable, Transaction
 
 if TYPE_CHECKING:
     from eventlog.log.store import Store
+    from eventlog.log.topic import Topic
 
 _logger = logging.getLogger("eventlog.consumer")
 
@@ -84,15 +85,21 @@ def standing(log: Store, topic: str, partition: int) -> Standing:
         UnknownTopicError: there is no such topic; it is not made.
         PartitionMismatchError: it has no such partition.
     """
-    found = log.find_topic(topic)
-    if found is None:
-        raise UnknownTopicError(
-            f"there is no topic {topic!r} in {log.path}",
-            hint=f"Known are: {', '.join(log.topics()) or 'none'}",
-            topic=topic,
-        )
+    found = topic_of(log, topic)
     state = found.partition(partition).state()
     return Standing(found.topic_id, state.log_start_offset, state.high_watermark)
+
+
+def topic_of(log: Store, name: str) -> Topic:
+    """The topic. Raises UnknownTopicError where there is none; it is not made."""
+    found = log.find_topic(name)
+    if found is None:
+        raise UnknownTopicError(
+            f"there is no topic {name!r} in {log.path}",
+            hint=f"Known are: {', '.join(log.topics()) or 'none'}",
+            topic=name,
+        )
+    return found
 
 
 def checked(

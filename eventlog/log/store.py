@@ -29,6 +29,7 @@ from eventlog.errors import (
     LockedError,
     NotAStoreError,
     SettingError,
+    StorageError,
     StorageReadOnlyError,
     UnknownTopicError,
 )
@@ -197,7 +198,10 @@ class Store:
         self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
         if self._topics_file.load():
             self._topics_file.save()
-        self._remove_deleted()
+        try:
+            self._remove_deleted()
+        except StorageError as error:  # it is tried again by the next opening
+            _logger.warning("ending a deletion in %s: %s", self.path, error)
         marker = self.log_directory / checkpoints.CLEAN_SHUTDOWN
         is_clean = marker.exists()
         if is_clean:  # from here on the store is not cleanly closed, whatever happens
@@ -626,22 +630,29 @@ class Store:
         """End what deletions began: only then topics.json forgets the topics. (A directory that it does
         not know would be taken in as a new topic.)"""
         deleted = self._topics_file.deleted
-        if not deleted:
-            return
-        for name, _, directory in partition_directories(self.log_directory):
+        gone, failed = dict(deleted), None
+        for name, _, directory in partition_directories(self.log_directory) if deleted else ():
             if name in deleted:
                 # First the page: a new topic of that name must not go on with it, wherever this ends.
                 (self.run_directory / directory.name).unlink(missing_ok=True)
-                shutil.rmtree(directory, ignore_errors=True)
-        check(lib.el_file_sync(path_bytes(self.log_directory)))
-        for offsets in (self._log_starts, self._recovery_points):
-            for place in [place for place in offsets if place[0] in deleted]:
-                del offsets[place]
-        # A new topic of that name must not be measured by what was known of this one.
-        self._write_log_starts()
-        self._write_recovery_points()
-        deleted.clear()
-        self._topics_file.save()
+                try:
+                    shutil.rmtree(directory)
+                except OSError as error:
+                    gone.pop(name, None)
+                    failed = os_error(error.errno or 0, str(directory), "cannot delete the topic")
+        if gone:
+            check(lib.el_file_sync(path_bytes(self.log_directory)))
+            for offsets in (self._log_starts, self._recovery_points):
+                for place in [place for place in offsets if place[0] in gone]:
+                    del offsets[place]
+            # A new topic of that name must not be measured by what was known of this one.
+            self._write_log_starts()
+            self._write_recovery_points()
+            for name in gone:
+                del deleted[name]
+            self._topics_file.save()
+        if failed is not None:
+            raise failed
 
     def new_producer_id(self) -> int:
         """An id for an idempotent producer that nobody has had, in any process; 2^62 or more.

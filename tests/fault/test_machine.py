@@ -25,7 +25,8 @@ def run(module: Path, seed: int, *, examples: int, steps: int, timeout_s: float)
 @pytest.mark.guarantee("G-03")
 @pytest.mark.guarantee("G-05")
 @pytest.mark.guarantee("G-07")
-@pytest.mark.guarantee("G-18")
+@pytest.mark.guarantee("G-17")
+@pytest.mark.guarantee("G-29")
 def test_power_cuts(fault_module: Path, rng: random.Random) -> None:
     counts = run(fault_module, rng.randrange(2**32), examples=15, steps=25, timeout_s=110)
     assert counts["cuts"] > 0

@@ -8,8 +8,18 @@ from __future__ import annotations
 import pytest
 from log_machine import LogMachine
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.guarantee("G-02"),
+    pytest.mark.guarantee("G-04"),
+    pytest.mark.guarantee("G-05"),
+    pytest.mark.guarantee("G-07"),
+    pytest.mark.guarantee("G-17"),
+    pytest.mark.guarantee("G-18"),
+    pytest.mark.guarantee("G-19"),
+    pytest.mark.guarantee("G-29"),
+    pytest.mark.guarantee("G-30"),
+    pytest.mark.guarantee("G-31"),
+]
 
 TestLogMachine = LogMachine.TestCase
-for _guarantee in ("G-02", "G-04", "G-05", "G-07", "G-18", "G-19"):
-    TestLogMachine = pytest.mark.guarantee(_guarantee)(TestLogMachine)

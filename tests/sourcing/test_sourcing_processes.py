@@ -231,7 +231,7 @@ def make(store: Path) -> None:
         opened.store.append(STREAMS[0], [], durability="os")
 
 
-@pytest.mark.guarantee("G-18")
+@pytest.mark.guarantee("G-06")
 def test_every_version_once_and_every_conflict_reported(
     directory: Path, rng: random.Random
 ) -> None:
@@ -250,7 +250,7 @@ def test_every_version_once_and_every_conflict_reported(
         check(directory / "store", workers, set())
 
 
-@pytest.mark.guarantee("G-18")
+@pytest.mark.guarantee("G-06")
 def test_the_others_go_on_when_some_are_killed(directory: Path, rng: random.Random) -> None:
     make(directory / "store")
     killed = {1, 4, 6}
@@ -271,7 +271,7 @@ def test_the_others_go_on_when_some_are_killed(directory: Path, rng: random.Rand
         check(directory / "store", workers, killed)
 
 
-@pytest.mark.guarantee("G-18")
+@pytest.mark.guarantee("G-06")
 def test_an_append_to_several_streams_counts_what_came_while_it_was_checked(
     directory: Path,
 ) -> None:

@@ -27,7 +27,15 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "compression_level": (1, 19),
     "compression_size_bytes_min": (0, 1 * GIB),
     "gather_us": (0, 10_000),
+    "retention_ms": (-1, 2**62),
+    "retention_size_bytes": (-1, 2**62),
+    "retention_count": (-1, 2**62),
+    "min_compaction_lag_ms": (0, 2**62),
+    "max_compaction_lag_ms": (-1, 2**62),
+    "delete_retention_ms": (0, 2**62),
+    "compaction_map_size_bytes": (4 * KIB, 8 * GIB),
 }
+CLEANUP_POLICIES = ("none", "delete", "compact", "compact,delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,22 @@ class TopicSettings:
         compression_level: of zstd, 1 .. 19.
         compression_size_bytes_min: batches smaller than this are left uncompressed.
         gather_us: longest time that an fdatasync waits for other writers to join it, microseconds.
+        cleanup_policy: ``"none"``: everything is kept. ``"delete"``: whole segments go, by the three
+            settings below. ``"compact"``: of each key the last record is kept, and a record without a
+            key is refused. ``"compact,delete"``: both.
+        retention_ms: a segment goes once its youngest record is older; -1: not for its age.
+        retention_size_bytes: the oldest segments go while at least so much remains; -1: not for size.
+        retention_count: the oldest segments go while at least so many offsets remain; -1: not for that.
+        retention_waits_for_groups: nothing goes that a consumer group has not committed past.
+        min_cleanable_dirty_ratio: compact once this share of the sealed bytes is new since the last
+            time; 0 .. 1.
+        min_compaction_lag_ms: records younger than this are left alone.
+        max_compaction_lag_ms: compact, whatever the ratio, once a record that is new since the last time
+            is older; -1: never.
+        delete_retention_ms: a tombstone stays for so long after it was compacted the first time, so that
+            readers see it.
+        compaction_map_size_bytes: memory for the keys of one compaction, 4 KiB .. 8 GiB; 24 bytes a key. If
+            there are more, the rest waits for the next time.
     """
 
     durability: Durability = "sync"
@@ -65,12 +89,33 @@ class TopicSettings:
     compression_level: int = 1
     compression_size_bytes_min: int = 4 * KIB
     gather_us: int = 50
+    cleanup_policy: Literal["none", "delete", "compact", "compact,delete"] = "none"
+    retention_ms: int = -1
+    retention_size_bytes: int = -1
+    retention_count: int = -1
+    retention_waits_for_groups: bool = False
+    min_cleanable_dirty_ratio: float = 0.5
+    min_compaction_lag_ms: int = 0
+    max_compaction_lag_ms: int = -1
+    delete_retention_ms: int = 24 * 3_600_000
+    compaction_map_size_bytes: int = 64 * MIB
 
     def __post_init__(self) -> None:
         if self.durability not in DURABILITIES:
             raise _outside("durability", self.durability, f"one of {', '.join(DURABILITIES)}")
         if self.compression not in COMPRESSIONS:
             raise _outside("compression", self.compression, f"one of {', '.join(COMPRESSIONS)}")
+        if self.cleanup_policy not in CLEANUP_POLICIES:
+            raise _outside(
+                "cleanup_policy", self.cleanup_policy, f"one of {'; '.join(CLEANUP_POLICIES)}"
+            )
+        if type(self.retention_waits_for_groups) is not bool:
+            raise _outside(
+                "retention_waits_for_groups", self.retention_waits_for_groups, "True or False"
+            )
+        ratio = self.min_cleanable_dirty_ratio
+        if type(ratio) not in (int, float) or not 0 <= ratio <= 1:
+            raise _outside("min_cleanable_dirty_ratio", ratio, "a number from 0 to 1")
         for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
@@ -91,6 +136,16 @@ class TopicSettings:
                     value=changes[name],
                 )
         return replace(self, **changes)
+
+    @property
+    def deletes(self) -> bool:
+        """Whether old segments go."""
+        return "delete" in self.cleanup_policy
+
+    @property
+    def compacts(self) -> bool:
+        """Whether only the last record of each key is kept."""
+        return "compact" in self.cleanup_policy
 
     def as_dict(self) -> dict[str, Any]:
         """All of them by name."""

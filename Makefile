@@ -23,7 +23,7 @@ demo: $(STAMP) ## see it work: a real history in, replayed, a writer killed, not
 	@$(BIN)/eventlog demo
 
 test: $(STAMP) ## the tests, under three minutes
-	@$(BIN)/python -m pytest -q tests --ignore=tests/integration
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests --ignore=tests/integration
 
 check: $(STAMP) ## formatting, lint, types, layers, C warnings, guarantees
 	$(BIN)/ruff format --check eventlog tests tools benchmarks examples native setup.py

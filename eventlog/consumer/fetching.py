@@ -11,7 +11,7 @@ from typing import NamedTuple
 from eventlog.consumer.assignment import TopicPartition
 from eventlog.consumer.positions import ResetPolicy
 from eventlog.consumer.reader import Chunk, Reader
-from eventlog.errors import EventLogError, OffsetOutOfRangeError
+from eventlog.errors import EventLogError, OffsetOutOfRangeError, UnknownTopicError
 from eventlog.log.record import Record
 from eventlog.log.topic import Topic
 
@@ -154,6 +154,8 @@ class Fetcher:
                     reader.skip_lost(self._reset)
                     start = reader.offset
                     continue
+                except UnknownTopicError:
+                    break  # deleted: the next look at the subscription takes it out
                 except EventLogError:
                     if fetches:
                         return fetches

@@ -143,6 +143,16 @@ class GroupStore:
         with self.read() as transaction:
             return [key.decode() for key in GROUPS.keys(transaction)]
 
+    def copy(self, target: Path) -> bool:
+        """Copy all that is committed to a new directory, durably; False: there are no groups yet, and
+        nothing is made. Raises CorruptionError, StorageError."""
+        self.check()
+        if not self.path.exists():
+            return False
+        with self._named_damage():
+            self._opened().copy(target)
+        return True
+
     def close(self) -> None:
         """Close the environment. Twice is fine."""
         self._is_closed = True

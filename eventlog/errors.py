@@ -32,6 +32,7 @@
     ├── EventError
     │   ├── UnknownEventTypeError
     │   └── EventDecodeError
+    ├── WrongLoopError            used in another event loop than the one it was opened in
     └── SettingError              a setting outside its limits
 
 Each carries what it is about as attributes and says in its message what to do.
@@ -275,6 +276,10 @@ class UnknownEventTypeError(EventError):
 
 class EventDecodeError(EventError, ValueError):
     """The bytes of an event do not fit its registered class."""
+
+
+class WrongLoopError(EventLogError, RuntimeError):
+    """Something of ``eventlog.aio`` is used in another event loop than the one that opened it."""
 
 
 class SettingError(EventLogError, ValueError):

@@ -19,7 +19,7 @@ _LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
     blocks = _BLOCK.findall(page.read_text("utf-8"))
-    program = tmp_path / f"{page.stem}.py"
+    program = tmp_path / f"page_{page.stem}.py"  # asyncio.py would be taken for the library
     program.write_text("\n".join(blocks), "utf-8")
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     done = subprocess.run(

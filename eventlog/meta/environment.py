@@ -322,6 +322,23 @@ class Environment:
         except (lmdb.Error, OSError) as error:
             raise _files.translated(error, self.path) from error
 
+    def copy(self, target: Path) -> None:
+        """Make a sealed environment at ``target`` (which is not there yet) that holds all that was
+        committed before the call. Others may go on writing.
+
+        Raises StorageFullError, StorageError, and CorruptionError where LMDB finds damage.
+        """
+        shared = self._checked()
+        data = target / _files.DATA_FILE
+        try:
+            target.mkdir()
+            shared.opened.lmdb.copy(str(target))
+            with data.open("rb") as file:
+                os.fsync(file.fileno())
+            seal.write(target, data)
+        except (lmdb.Error, OSError) as error:
+            raise _files.translated(error, target) from error
+
     def check_readers(self) -> int:
         """Give back the reader slots of processes that were killed; how many. Cheap: call it now and
         then, or pages that such a process was reading are never used again."""

@@ -38,6 +38,7 @@ THEMES = (
     "streams",
     "processes",
     "consumers",
+    "retention",
     "servers",
     "tail",
     "open",

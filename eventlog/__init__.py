@@ -14,10 +14,20 @@ from eventlog.consumer.offsets import OffsetAndMetadata
 from eventlog.engine import EventLog, open
 from eventlog.errors import EventLogError, FencedError, WrongExpectedVersion
 from eventlog.log.activity import Activity
+from eventlog.log.backup import (
+    BackupProblem,
+    BackupReport,
+    RestoreReport,
+    restore,
+    verify_backup,
+)
 from eventlog.log.partition import Partition, PartitionState
 from eventlog.log.producer import Producer
 from eventlog.log.record import Receipt, Record
 from eventlog.log.recovery import RecoveryReport
+from eventlog.log.repair import repair
+from eventlog.log.repair_plan import RepairStep
+from eventlog.log.retention import RetentionPlan
 from eventlog.log.topic import Topic
 from eventlog.metrics import Metrics
 from eventlog.settings import Durability, TopicSettings
@@ -40,6 +50,8 @@ __all__ = [
     "NO_STREAM",
     "STREAM_EXISTS",
     "Activity",
+    "BackupProblem",
+    "BackupReport",
     "Clock",
     "Codec",
     "Consumer",
@@ -63,6 +75,9 @@ __all__ = [
     "Record",
     "RecordedEvent",
     "RecoveryReport",
+    "RepairStep",
+    "RestoreReport",
+    "RetentionPlan",
     "StreamAppend",
     "SystemClock",
     "Topic",
@@ -71,4 +86,7 @@ __all__ = [
     "WrongExpectedVersion",
     "errors",
     "open",
+    "repair",
+    "restore",
+    "verify_backup",
 ]

@@ -13,6 +13,9 @@ from eventlog.clock import Clock
 from eventlog.consumer.consumer import Consumer
 from eventlog.consumer.group import Groups
 from eventlog.consumer.session import Callback
+from eventlog.consumer.waiting_for import group_positions
+from eventlog.log.backup import BackupReport, make_backup
+from eventlog.log.maintenance import INTERVAL_S, RATE_BYTES_S
 from eventlog.log.store import Store
 from eventlog.meta import Environment
 from eventlog.metrics import Metric, gauge
@@ -40,6 +43,9 @@ class EventLog(Store):
         create: bool = True,
         durability: str = "sync",
         clock: Clock | None = None,
+        maintenance: bool = True,
+        maintenance_interval_s: float = INTERVAL_S,
+        maintenance_rate_bytes_s: int = RATE_BYTES_S,
     ) -> None:
         self._environment: Environment | None = None
         self._event_stores: dict[str, EventStore] = {}
@@ -47,7 +53,14 @@ class EventLog(Store):
         self._beats = 0
         self.groups = Groups(self)
         super().__init__(
-            path, read_only=read_only, create=create, durability=durability, clock=clock
+            path,
+            read_only=read_only,
+            create=create,
+            durability=durability,
+            clock=clock,
+            maintenance=maintenance,
+            maintenance_interval_s=maintenance_interval_s,
+            maintenance_rate_bytes_s=maintenance_rate_bytes_s,
         )
         log = weakref.ref(self)
         self.metrics.collect(lambda: () if (found := log()) is None else found._lags())
@@ -75,10 +88,12 @@ class EventLog(Store):
 
         Raises:
             ValueError: it is open with another codec.
+            SettingError: its ``cleanup_policy`` would compact it.
             And what :meth:`eventlog.log.store.Store.topic` raises.
         """
         if not self.has_topic(name):
             settings.setdefault("segment_ms", SEGMENT_MS_MAX)
+            self._check_keeps_events(name, settings)
         topic = self.topic(name, partitions=partitions, durability=durability, **settings)
         with self._lock:
             self._keep_partitions(name)
@@ -141,6 +156,35 @@ class EventLog(Store):
         self._consumers.add(consumer)
         return consumer
 
+    def backup(
+        self, directory: str | os.PathLike[str], *, incremental: bool = True
+    ) -> BackupReport:
+        """Make a backup while everybody goes on: at least all that was durable when the call was made,
+        and the committed offsets, never ahead of it. :func:`eventlog.restore` makes a store of it.
+
+        Each call makes a directory of its own inside ``directory``, whole in itself, so any of them can
+        be deleted. One that was interrupted is not taken for one, and the next call removes it.
+
+        Args:
+            directory: where backups are made; not inside the store. Made if it is missing.
+            incremental: share sealed segments, which never change, with the backup before and with the
+                store if that is on the same file system (hard links): fast, and only new bytes need
+                room. A disk that fails takes both, so have ``directory`` on another one: there the
+                first backup copies, and later ones share with it. False: copy everything.
+
+        Raises:
+            CorruptionError: what is to be backed up is damaged; earlier backups stay as they are.
+            LockedError: another backup is being made in the same directory.
+            StorageFullError, StorageReadOnlyError, StorageError: of the operating system, or a
+                directory that cannot be one for backups.
+
+        Crashes: the backup is on disk when this returns. Threads and other processes may do with the
+        store what they like meanwhile; also in a store that is open for reading only.
+        """
+        self._check_process()
+        self._check_open()
+        return make_backup(self, directory, incremental=incremental, copy_groups=self.groups.copy)
+
     def _lags(self) -> Iterable[Metric]:
         """Of every group, for the metrics."""
         if self.closed or not (self.path / "groups").exists():
@@ -155,6 +199,11 @@ class EventLog(Store):
                     topic=unit.topic,
                     partition=str(unit.partition),
                 )
+
+    def _group_positions(self, topic: str) -> dict[int, dict[str, int]]:
+        if not (self.path / "groups").exists():
+            return {}
+        return group_positions(self.groups, topic)
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic, its records, and what is kept of it for speed."""
@@ -182,6 +231,7 @@ class EventLog(Store):
         if self.closed or os.getpid() != self._pid:
             super().close()
             return
+        self._maintenance.stop()  # it asks the groups
         for consumer in list(self._consumers):
             try:
                 consumer.close()
@@ -206,6 +256,9 @@ def open(  # noqa: A001  eventlog.open, as in shelve.open
     create: bool = True,
     durability: str = "sync",
     clock: Clock | None = None,
+    maintenance: bool = True,
+    maintenance_interval_s: float = INTERVAL_S,
+    maintenance_rate_bytes_s: int = RATE_BYTES_S,
 ) -> EventLog:
     """Open a store, making it if there is none.
 
@@ -217,6 +270,10 @@ def open(  # noqa: A001  eventlog.open, as in shelve.open
             (an fdatasync), ``"interval"`` or ``"os"`` (the page cache); see
             :class:`eventlog.settings.TopicSettings`.
         clock: labels records; None: the machine's clock.
+        maintenance: delete and compact in the background what the topics' settings say. Of all processes
+            one does it at a time; without such settings nothing is done.
+        maintenance_interval_s: how often that is looked after; seconds.
+        maintenance_rate_bytes_s: most bytes a second that compaction copies; 0: any number.
 
     Raises:
         NotAStoreError, FormatVersionError, LockedError, CorruptionError, StorageReadOnlyError,
@@ -225,4 +282,13 @@ def open(  # noqa: A001  eventlog.open, as in shelve.open
     Crashes: opening recovers; ``log.recovery`` tells what was found. Threads may share the store; a child
     of ``fork`` may not use it (ForkedError) and opens its own.
     """
-    return EventLog(path, read_only=read_only, create=create, durability=durability, clock=clock)
+    return EventLog(
+        path,
+        read_only=read_only,
+        create=create,
+        durability=durability,
+        clock=clock,
+        maintenance=maintenance,
+        maintenance_interval_s=maintenance_interval_s,
+        maintenance_rate_bytes_s=maintenance_rate_bytes_s,
+    )

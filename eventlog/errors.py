@@ -20,6 +20,7 @@
     │   ├── PartitionMismatchError  a call that would need more than one partition
     │   ├── CompressionUnavailableError
     │   ├── OutOfOrderSequenceError  a batch of an idempotent producer that does not follow its last one
+    │   ├── TransferError         a move from or to a Kafka cluster would lose or bend something
     │   ├── ProducerFencedError   a newer epoch of the same producer has been seen
     │   └── GroupError            a consumer group refuses
     │       ├── FencedError       the member is not of the group any more, or lost the partition
@@ -195,6 +196,16 @@ class ProducerFencedError(LogError):
     producer_id: int = -1
     epoch: int = -1
     current: int = -1
+
+
+class TransferError(LogError):
+    """A move from or to a Kafka cluster was refused: nothing was put in place.
+
+    ``findings`` holds all that was found, errors and warnings
+    (:class:`eventlog.transfer.findings.Finding`).
+    """
+
+    findings: tuple[Any, ...] = ()
 
 
 class GroupError(LogError):

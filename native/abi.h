@@ -11,6 +11,7 @@
 #define EL_COMPRESSED 2  /* the cursor stands at a compressed batch: see el_cursor_payload */
 #define EL_TIMEOUT 3
 #define EL_INTERRUPTED 4 /* a signal came: let Python look at it, then call again */
+#define EL_FULL 5        /* no room for more: see el_key_map_add, el_key_map_filter */
 
 #define EL_ERR_ARGUMENT -1
 #define EL_ERR_TYPE -2      /* an item is not exact bytes (or None where null is allowed) */
@@ -46,6 +47,7 @@
 typedef struct el_partition el_partition;
 typedef struct el_cursor el_cursor;
 typedef struct el_activity el_activity;
+typedef struct el_key_map el_key_map;
 
 typedef struct {
     int32_t code;
@@ -195,6 +197,11 @@ int32_t el_file_preserve(const char *path, int64_t from, int64_t to, const char 
 int32_t el_file_rewrite(const char *path, int64_t from, int64_t to);
 int32_t el_file_rename(const char *from, const char *to);
 int32_t el_file_unlink(const char *path);
+/* Durable only after el_file_sync of the directory: for many files of one. */
+int32_t el_file_rename_unsynced(const char *from, const char *to);
+int32_t el_file_unlink_unsynced(const char *path);
+/* Write a file from front to back, piece by piece: at position 0 it is made, or emptied. Not synced. */
+int32_t el_file_extend(const char *path, int64_t position, const char *data, int64_t size);
 int32_t el_file_mkdir(const char *path);
 int32_t el_file_sync(const char *path);
 /* Hold a lock on the whole file, alone or with others who share it; never waits: EL_ERR_LOCKED.
@@ -307,6 +314,58 @@ int32_t el_cursor_locations(el_cursor *c, int64_t *offsets, int64_t *batch_posit
 /* The number in header `name` of each view (see el_columns.numbers), or `missing`. */
 int32_t el_cursor_numbers(el_cursor *c, const char *name, int64_t missing, int64_t *out);
 void el_cursor_close(el_cursor *c);
+
+/* -- compaction (compaction.c): bytes in, bytes out --------------------------------------------- */
+#define EL_KEY_MAP_ENTRY 24 /* bytes that a key takes; a fifth of the entries stays free */
+
+/* The batches of one sealed segment, and how far they were gone through. */
+typedef struct {
+    const char *data;
+    int64_t size;
+    int64_t position;    /* of the next batch */
+    int64_t next_offset; /* it begins there or later */
+    int64_t end_offset;  /* where the next segment begins */
+    const char *path;    /* for errors */
+} el_batches;
+
+typedef struct {
+    int64_t now_ms;
+    int64_t horizon_ms; /* until then a tombstone stays that is compacted the first time; -1: for ever */
+    const int64_t *kept_ends; /* last offsets of the batches that stay even without records, ascending */
+    int64_t kept_count;
+    int32_t keeps_last; /* so does the last one of the segment */
+    int32_t unused;
+} el_compaction_rules;
+
+/* What came of filtering. The caller sets `size`; counts go on. */
+typedef struct {
+    int64_t size;              /* bytes in `out`; what comes next goes behind them */
+    int64_t size_needed;       /* EL_FULL: the next batch may need so much */
+    int64_t unpacked_position; /* in `out`, of a batch whose records have to be compressed again; -1 */
+    int64_t records_read;
+    int64_t records_kept;
+    int64_t batches_changed; /* or dropped */
+    int32_t codec;           /* of the compressed batch */
+    int32_t unused;
+} el_filtered;
+
+/* A map: hash of a key -> highest offset. hash_key: 16 random bytes. NULL: error. */
+el_key_map *el_key_map_new(int64_t size_bytes, const char *hash_key);
+void el_key_map_free(el_key_map *m);
+/* It knows the records below that offset. */
+int64_t el_key_map_end(const el_key_map *m, int64_t *key_count);
+/* -1: not there. hash: 16 bytes, or NULL. */
+int64_t el_key_map_find(const el_key_map *m, const char *key, int64_t size, char *hash);
+/* Put the keys of the records from start_offset on into the map. EL_OK: go on; EL_END: no more batches;
+ * EL_FULL: no room for the key at el_key_map_end; EL_COMPRESSED: call again with the decompressed
+ * payload of the batch at the position. Batches of transactions are left out. */
+int32_t el_key_map_add(el_key_map *m, el_batches *b, int64_t start_offset, const char *payload,
+                       int64_t payload_size);
+/* Copy what stays to `out`. EL_OK: go on, and compress what lies at unpacked_position, the last in `out`;
+ * EL_END, EL_COMPRESSED: as above; EL_FULL: empty `out`, or give a larger one, and call again. */
+int32_t el_key_map_filter(el_key_map *m, const el_compaction_rules *rules, el_batches *b,
+                          const char *payload, int64_t payload_size, char *out, int64_t capacity,
+                          el_filtered *f);
 
 /* -- Python objects (pyobjects.c) ------------------------------------------------------------- */
 /* Append what the cursor's views hold to the list: EL_TAKE_*. Exact-type checks; needs CPython. */

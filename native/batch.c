@@ -372,6 +372,20 @@ int64_t el_batch_encode_into(const el_batch_input *input, uint8_t *out, int64_t 
     return rc ? rc : at - out;
 }
 
+void el_batch_header_write(uint8_t *out, const el_batch_header *header) {
+    put_64(out, header->base_offset);
+    put_32(out + AT_EPOCH, (uint32_t)header->leader_epoch);
+    out[AT_MAGIC] = MAGIC;
+    put_16(out + AT_ATTRIBUTES, header->attributes);
+    put_32(out + AT_LAST_OFFSET_DELTA, (uint32_t)header->last_offset_delta);
+    put_64(out + AT_BASE_TIMESTAMP, header->base_timestamp);
+    put_64(out + AT_MAX_TIMESTAMP, header->max_timestamp);
+    put_64(out + AT_PRODUCER_ID, header->producer_id);
+    put_16(out + AT_PRODUCER_EPOCH, header->producer_epoch);
+    put_32(out + AT_BASE_SEQUENCE, (uint32_t)header->base_sequence);
+    put_32(out + AT_RECORD_COUNT, (uint32_t)header->record_count);
+}
+
 void el_batch_set_base_offset(uint8_t *batch, int64_t base_offset) { put_64(batch, base_offset); }
 
 int32_t el_batch_seal(uint8_t *batch, int64_t payload_size, int32_t codec) {

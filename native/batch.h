@@ -92,6 +92,9 @@ static inline int el_batch_is_log_append_time(const el_batch_header *h) { return
 int32_t el_record_read(const el_batch_header *header, const uint8_t *records, int64_t size,
                        int64_t *position, el_view *view);
 
+/* The 61 bytes of a header as the fields say, apart from length and CRC: seal it then. */
+void el_batch_header_write(uint8_t *out, const el_batch_header *header);
+
 /* Recompute length and CRC after the payload was replaced by a compressed one: `batch` is the
  * 61-byte header of an encoded batch followed by payload_size bytes already in place. */
 int32_t el_batch_seal(uint8_t *batch, int64_t payload_size, int32_t codec);

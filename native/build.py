@@ -24,6 +24,7 @@ SOURCES = [
     "partition.c",
     "headers.c",
     "cursor.c",
+    "compaction.c",
     "pyobjects.c",
 ]
 WARNINGS = [

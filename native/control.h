@@ -66,6 +66,7 @@ typedef struct {
     _Atomic uint32_t waiting;  /* somebody waits; set before waiting, cleared by who wakes */
     _Atomic int32_t poisoned_errno;
     _Atomic uint32_t layout; /* counts the times that sealed segments were removed or replaced */
+    _Atomic uint32_t has_gaps; /* offsets may be missing: somebody has, or had, it open as such */
 } el_control;
 
 _Static_assert(sizeof(el_control) <= EL_CONTROL_SIZE, "the control page is one page");

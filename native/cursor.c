@@ -115,14 +115,14 @@ static int32_t last_code(void) {
 /* The base offset is outside the CRC: it has to be where the batch before ended. */
 static int follows(const el_cursor *c, const el_batch_header *header) {
     return c->batch_offset < 0 ||
-           el_offset_follows(header->base_offset, c->batch_offset, c->p->options.has_gaps);
+           el_offset_follows(header->base_offset, c->batch_offset, el_partition_has_gaps(c->p));
 }
 
 /* Stand at the batch that holds next_offset, or at the first one after it. */
 static int32_t find_batch(el_cursor *c) {
     c->layout = el_partition_layout(c->p);
     c->map = el_partition_map(c->p, c->next_offset, NULL);
-    if (c->map == NULL || (c->map->base_offset > c->next_offset && !c->p->options.has_gaps)) {
+    if (c->map == NULL || (c->map->base_offset > c->next_offset && !el_partition_has_gaps(c->p))) {
         if (c->map == NULL && last_code() != EL_ERR_RANGE) return last_code();
         const char *where = c->map != NULL ? c->map->path : c->p->directory;
         int32_t result = el_fail(EL_ERR_CORRUPT, 0, where, 0, c->next_offset,
@@ -211,7 +211,7 @@ static int32_t next_segment(el_cursor *c) {
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
                        "the file ends before the log does");
     }
-    if (next->base_offset > c->next_offset && !c->p->options.has_gaps) {
+    if (next->base_offset > c->next_offset && !el_partition_has_gaps(c->p)) {
         el_map_release(next);
         return el_fail(EL_ERR_CORRUPT, 0, c->map->path, c->position, c->next_offset,
                        "records are missing between two segments");
@@ -303,6 +303,8 @@ int32_t el_cursor_next(el_cursor *c, int64_t end_offset, int64_t record_count_ma
     if (result == EL_OK)
         result = fill(c, limit, record_count_max < c->capacity ? record_count_max : c->capacity,
                       size_bytes_max);
+    /* What it was looking for may have been deleted meanwhile. */
+    if (result < 0 && bounds(c, c->next_offset, &limit) == EL_ERR_RANGE) result = EL_ERR_RANGE;
     *count = c->count;
     el_partition_leave(c->p);
     return result;
@@ -356,11 +358,19 @@ static void prefetch_run(const el_map *map, int64_t batch_position, int64_t reco
     __builtin_prefetch(batch + record_position + 64);
 }
 
+/* The batch where one is said to be. In a log that is compacted that may be a place in a former file. */
+static int32_t enter_hinted(const el_cursor *c, el_map *map, int64_t position, int64_t offset,
+                            el_batch_header *header) {
+    int32_t result = el_map_verify_once(map, position, header);
+    if (result != EL_ERR_CORRUPT || !el_partition_has_gaps(c->p)) return result;
+    return el_fail(EL_ERR_RANGE, 0, map->path, position, offset, "the record is elsewhere");
+}
+
 /* One run of records in a row, from where the first lies. */
 static int32_t gather_run(el_cursor *c, el_map *map, int64_t offset, int64_t batch_position,
                           int64_t record_position, int32_t wanted) {
     el_batch_header header;
-    int32_t result = el_map_verify_once(map, batch_position, &header);
+    int32_t result = enter_hinted(c, map, batch_position, offset, &header);
     int64_t position = record_position - EL_BATCH_HEADER_SIZE, before = 0;
     while (result == EL_OK && wanted > 0) {
         int64_t size = header.size_bytes - EL_BATCH_HEADER_SIZE;
@@ -384,7 +394,7 @@ static int32_t gather_run(el_cursor *c, el_map *map, int64_t offset, int64_t bat
         if (wanted > 0) {
             batch_position += header.size_bytes;
             position = 0;
-            result = el_map_verify_once(map, batch_position, &header);
+            result = enter_hinted(c, map, batch_position, offset, &header);
         }
     }
     return result;
@@ -439,7 +449,7 @@ static int32_t find_time_in(const el_cursor *c, const el_map *map, int64_t times
             return el_fail(EL_ERR_CORRUPT, 0, map->path, position, *next_offset, "%s", told.what);
         }
         if (!is_by_index &&
-            !el_offset_follows(header.base_offset, *next_offset, c->p->options.has_gaps))
+            !el_offset_follows(header.base_offset, *next_offset, el_partition_has_gaps(c->p)))
             return el_fail(EL_ERR_CORRUPT, 0, map->path, position, *next_offset,
                            "the base offset does not follow");
         *next_offset = header.base_offset;
@@ -464,12 +474,16 @@ int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp) {
     int64_t found = limit, next_offset = 0;
     el_map *map = NULL;
     if (result == EL_OK) next_offset = atomic_load(&el_partition_page(c->p)->log_start_offset);
+    uint32_t layout = 0;
     while (result == EL_OK && found == limit && next_offset < limit) {
-        el_map *next = map == NULL ? el_partition_map(c->p, next_offset, NULL)
-                                   : el_partition_map_after(c->p, map->base_offset);
+        /* What followed may have been merged into another segment meanwhile: look by offset then. */
+        int is_known = map != NULL && layout == el_partition_layout(c->p);
+        layout = el_partition_layout(c->p);
+        el_map *next = is_known ? el_partition_map_after(c->p, map->base_offset)
+                                : el_partition_map(c->p, next_offset, NULL);
         if (next == NULL && last_code() != EL_ERR_RANGE) {
             result = last_code();
-        } else if (next == NULL || (next->base_offset > next_offset && !c->p->options.has_gaps)) {
+        } else if (next == NULL || (next->base_offset > next_offset && !el_partition_has_gaps(c->p))) {
             result = el_fail(EL_ERR_CORRUPT, 0, next != NULL ? next->path : c->p->directory, 0,
                              next_offset, "the segment with these records is missing");
         } else {
@@ -479,6 +493,8 @@ int64_t el_cursor_find_time(el_cursor *c, int64_t timestamp) {
         map = next;
     }
     el_map_release(map);
+    limit = -1;
+    if (result != EL_OK && bounds(c, next_offset, &limit) == EL_ERR_RANGE) result = EL_ERR_RANGE;
     el_partition_leave(c->p);
     return result == EL_OK ? found : result;
 }

@@ -292,6 +292,24 @@ int32_t el_file_unlink(const char *path) {
     return finish(error, path, "cannot remove the file");
 }
 
+int32_t el_file_rename_unsynced(const char *from, const char *to) {
+    return finish(el_os_rename(from, to), from, "cannot rename");
+}
+
+int32_t el_file_unlink_unsynced(const char *path) {
+    return finish(el_os_unlink(path), path, "cannot remove the file");
+}
+
+int32_t el_file_extend(const char *path, int64_t position, const char *data, int64_t size) {
+    if (position < 0 || size < 0)
+        return el_fail(EL_ERR_ARGUMENT, 0, path, position, -1, "not a range of bytes");
+    int fd = open_file(path, position > 0 ? EL_OS_WRITE : EL_OS_WRITE | EL_OS_CREATE | EL_OS_TRUNCATE);
+    if (fd < 0) return finish(fd, path, "cannot open the file");
+    int error = el_file_write_all(fd, data, (size_t)size, position, NULL);
+    el_os_close(fd);
+    return finish(error, path, "cannot write the file");
+}
+
 int32_t el_file_mkdir(const char *path) {
     int error = el_os_mkdir(path);
     if (error == -EEXIST) {

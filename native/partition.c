@@ -301,6 +301,17 @@ static int32_t begin_to_write(el_partition *p, const el_log_end *end) {
     return el_control_begin(p->shared_page, end, size < 0 ? 0 : size);
 }
 
+/* Before the first offset goes missing everybody has to reckon with it: compaction comes later. */
+static void tell_gaps(el_partition *p) {
+    if (p->options.has_gaps) atomic_store(&p->shared_page->has_gaps, 1);
+}
+
+int el_partition_has_gaps(const el_partition *p) {
+    const el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
+    return p->options.has_gaps ||
+           (page != NULL && atomic_load_explicit(&page->has_gaps, memory_order_relaxed));
+}
+
 int32_t el_partition_begin(el_partition *p, const el_log_end *end) {
     int32_t result = el_partition_enter(p);
     if (result != EL_OK) return result;
@@ -311,6 +322,7 @@ int32_t el_partition_begin(el_partition *p, const el_log_end *end) {
             atomic_store(&p->page, p->private_page);
         }
     } else {
+        atomic_store(&p->shared_page->has_gaps, p->options.has_gaps != 0);
         result = begin_to_write(p, end);
         if (result == EL_OK) {
             atomic_store(&p->page, p->shared_page);
@@ -327,6 +339,7 @@ int32_t el_partition_attach(el_partition *p) {
     if (!p->is_writable || !el_control_is_live(p->shared_page)) {
         result = el_fail(EL_ERR_NOT_RUNNING, 0, p->control_path, -1, -1, "no writer has begun here");
     } else {
+        tell_gaps(p);
         atomic_store(&p->page, p->shared_page);
         p->has_begun = 1;
     }
@@ -340,6 +353,7 @@ int32_t el_partition_configure(el_partition *p, const el_partition_options *opti
     if (result != EL_OK) return result;
     if (p->has_begun) el_control_lock(p->shared_page);
     p->options = *options;
+    if (p->has_begun) tell_gaps(p);
     if (p->has_begun) el_control_unlock(p->shared_page);
     el_partition_leave(p);
     return EL_OK;
@@ -827,8 +841,22 @@ int32_t el_partition_wait(el_partition *p, int64_t offset, int64_t timeout_ns) {
 
 /* -- segments for readers --------------------------------------------------------------------- */
 
-/* Look at the directory again. Maps of segments that are gone are dropped. table_mutex held. */
-static int32_t refresh_table(el_partition *p) {
+uint32_t el_partition_layout(el_partition *p) {
+    el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
+    return page == NULL ? 0 : atomic_load_explicit(&page->layout, memory_order_acquire);
+}
+
+/* Forget maps of files that are not the segments any more. table_mutex held. */
+static void drop_stale_maps(el_partition *p) {
+    uint32_t layout = el_partition_layout(p);
+    if (layout == p->layout) return;
+    for (int64_t i = 0; i < p->map_count; i++) el_map_release(p->maps[i]);
+    p->map_count = 0;
+    p->layout = layout;
+}
+
+/* Maps of all segments that are there now, in place of the former ones. table_mutex held. */
+static int32_t list_table(el_partition *p) {
     int64_t *bases = NULL;
     /* A segment that is just being made, or whose maker was killed, is not of the log yet. */
     el_control *page = atomic_load(&p->page);
@@ -866,6 +894,27 @@ static int32_t refresh_table(el_partition *p) {
     for (int64_t i = 0; i < drop_count; i++) el_map_release(drop[i]);
     free(drop);
     return result;
+}
+
+#define LOOKS_MAX 100
+
+/* Look at the directory again. Maps of segments that are gone are dropped. table_mutex held. */
+static int32_t refresh_table(el_partition *p) {
+    for (int looks = 1;; looks++) {
+        int32_t result = list_table(p);
+        el_error told;
+        if (looks == LOOKS_MAX) return result;
+        if (result == EL_OK) {
+            /* What was listed may lack a segment whose records another one has by now, while a former map
+             * of that one was kept. It goes only after the layout has changed. */
+            if (p->layout == el_partition_layout(p)) return EL_OK;
+            drop_stale_maps(p);
+            continue;
+        }
+        /* Segments are deleted and replaced at any time, also between listing and opening them. */
+        el_error_last(&told);
+        if (result != EL_ERR_OS || told.os_errno != ENOENT) return result;
+    }
 }
 
 /* Index of the last map with base <= offset, or -1. */
@@ -907,20 +956,6 @@ static el_map *take_map(el_partition *p, int64_t i) {
             return NULL;
         }
     }
-}
-
-uint32_t el_partition_layout(el_partition *p) {
-    el_control *page = atomic_load_explicit(&p->page, memory_order_acquire);
-    return page == NULL ? 0 : atomic_load_explicit(&page->layout, memory_order_acquire);
-}
-
-/* Forget maps of files that are not the segments any more. table_mutex held. */
-static void drop_stale_maps(el_partition *p) {
-    uint32_t layout = el_partition_layout(p);
-    if (layout == p->layout) return;
-    for (int64_t i = 0; i < p->map_count; i++) el_map_release(p->maps[i]);
-    p->map_count = 0;
-    p->layout = layout;
 }
 
 el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset) {

@@ -88,6 +88,8 @@ int32_t el_partition_refresh(el_partition *p, el_map *map);
  * current. NULL: error.
  * *end_offset (may be NULL): where the next segment begins, INT64_MAX for the newest. */
 el_map *el_partition_map(el_partition *p, int64_t offset, int64_t *end_offset);
+/* May offsets be missing? Also where another process made it so and this one has not heard of it. */
+int el_partition_has_gaps(const el_partition *p);
 /* Counts the times that sealed segments were removed or replaced: a place in an older one may mean
  * nothing in the files that are there now. */
 uint32_t el_partition_layout(el_partition *p);

@@ -109,13 +109,14 @@ static void reset_segment(el_log_end *end, int64_t base_offset) {
     end->max_timestamp_offset = base_offset;
 }
 
-/* <...>.log -> <...>.index and the like */
+/* <...>.log -> <...>.index and the like; what stands behind .log (.cleaned, .swap) stays. */
 static int32_t sibling(char out[EL_PATH_MAX], const char *log_path, const char *suffix) {
-    size_t length = strlen(log_path);
-    if (length < 4 || length + 8 >= EL_PATH_MAX || strcmp(log_path + length - 4, ".log") != 0)
+    const char *slash = strrchr(log_path, '/');
+    const char *dot = strchr(slash != NULL ? slash : log_path, '.');
+    if (dot == NULL || strncmp(dot, ".log", 4) != 0 || (dot[4] != 0 && dot[4] != '.') ||
+        snprintf(out, EL_PATH_MAX, "%.*s%s%s", (int)(dot - log_path), log_path, suffix, dot + 4) >=
+            EL_PATH_MAX - 4)
         return el_fail(EL_ERR_ARGUMENT, 0, log_path, -1, -1, "not the path of a .log file");
-    memcpy(out, log_path, length - 4);
-    strcpy(out + length - 4, suffix);
     return EL_OK;
 }
 
@@ -517,8 +518,10 @@ int32_t el_map_verify_once(el_map *map, int64_t position, el_batch_header *heade
     if (position >= 0 && position < readable) {
         uint64_t bit = 1ULL << (position / 64 % 64);
         _Atomic uint64_t *word = &verified[position / 64 / 64];
+        /* The mark may be that of the batch behind, if this one is shorter. */
         if (atomic_load_explicit(word, memory_order_relaxed) & bit &&
-            el_batch_header_read(map->data + position, readable - position, header) == EL_OK)
+            el_batch_header_read(map->data + position, readable - position, header) == EL_OK &&
+            header->size_bytes >= 64)
             return EL_OK;
         int32_t result = el_map_verify(map, position, header);
         if (result == EL_OK && header->size_bytes >= 64)

@@ -20,7 +20,10 @@ from eventlog.aio.groups import Groups
 from eventlog.aio.host import Host
 from eventlog.aio.topic import Topic
 from eventlog.clock import Clock
+from eventlog.log.compaction import CompactionPlan, CompactionResult
+from eventlog.log.maintenance import INTERVAL_S, RATE_BYTES_S
 from eventlog.log.recovery import RecoveryReport
+from eventlog.log.retention import RetentionPlan
 from eventlog.metrics import Metrics
 from eventlog.settings import Durability
 from eventlog.sourcing import Codec
@@ -162,6 +165,32 @@ class EventLog:
 
     # -- segments -------------------------------------------------------------------------------
 
+    async def delete_records(self, topic: str, partition: int = 0, *, before: int) -> int:
+        """Delete records below an offset; see :meth:`eventlog.log.store.Store.delete_records`."""
+        return await self._host.run(self.core.delete_records, topic, partition, before=before)
+
+    async def retention_plan(self, topic: str | None = None) -> list[RetentionPlan]:
+        """What would be deleted now; see :meth:`eventlog.log.store.Store.retention_plan`."""
+        return await self._host.run(self.core.retention_plan, topic)
+
+    async def apply_retention(self, topic: str | None = None) -> list[RetentionPlan]:
+        """Delete that; see :meth:`eventlog.log.store.Store.apply_retention`."""
+        return await self._host.run(self.core.apply_retention, topic)
+
+    async def compaction_plan(self, topic: str | None = None) -> list[CompactionPlan]:
+        """What there is to compact; see :meth:`eventlog.log.store.Store.compaction_plan`."""
+        return await self._host.run(self.core.compaction_plan, topic)
+
+    async def compact(self, topic: str | None = None) -> list[CompactionResult]:
+        """Compact it; see :meth:`eventlog.log.store.Store.compact`."""
+        return await self._host.run(self.core.compact, topic)
+
+    async def roll(self, topic: str, partition: int | None = None) -> dict[int, int]:
+        """Begin new segments; see :meth:`eventlog.log.store.Store.roll`."""
+        return await self._host.run(self.core.roll, topic, partition)
+
+    # -- the end --------------------------------------------------------------------------------
+
     async def close(self) -> None:
         """Wait for appends that are under way, make everything durable, close the files. Twice is fine.
 
@@ -228,6 +257,9 @@ def open(  # noqa: A001  aio.open, as eventlog.open
     create: bool = True,
     durability: str = "sync",
     clock: Clock | None = None,
+    maintenance: bool = True,
+    maintenance_interval_s: float = INTERVAL_S,
+    maintenance_rate_bytes_s: int = RATE_BYTES_S,
 ) -> Opening:
     """Open a store in this event loop, making it if there is none.
 
@@ -247,5 +279,8 @@ def open(  # noqa: A001  aio.open, as eventlog.open
             create=create,
             durability=durability,
             clock=clock,
+            maintenance=maintenance,
+            maintenance_interval_s=maintenance_interval_s,
+            maintenance_rate_bytes_s=maintenance_rate_bytes_s,
         )
     )

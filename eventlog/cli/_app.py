@@ -10,16 +10,23 @@ import typer
 from typer.core import TyperGroup
 
 from eventlog.cli import (
+    backup,
     bench,
+    compact,
     consume,
     demo,
     dump,
+    export_kafka,
     groups,
+    import_kafka,
     import_lines,
     init,
     produce,
     read,
+    repair,
     replay,
+    retention,
+    roll,
     stats,
     streams,
     tail,
@@ -81,6 +88,8 @@ def _eventlog(
 _FIRST = "First steps"
 _READ = "Read"
 _TOPICS = "Topics and groups"
+_MAINTAIN = "Maintain"
+_MOVE = "Move to Kafka and back"
 _INSPECT = "Inspect"
 
 
@@ -89,12 +98,17 @@ def _group(help_: str) -> typer.Typer:
     return typer.Typer(help=help_, no_args_is_help=True)
 
 
-_topics = _group("Topics: list, create, alter, delete, describe.")
+_topics = _group("Topics: list, create, alter, delete, describe, delete-records.")
 _topics.command("list")(topics.list_topics)
 _topics.command("create")(topics.create)
 _topics.command("alter")(topics.alter)
 _topics.command("delete")(topics.delete)
 _topics.command("describe")(topics.describe)
+_topics.command("delete-records")(topics.delete_records)
+
+_retention = _group("Retention: what goes by the topics' settings: plan, apply.")
+_retention.command("plan")(retention.plan)
+_retention.command("apply")(retention.apply)
 
 _groups = _group("Consumer groups: list, describe, reset, delete, export, import.")
 _groups.command("list")(groups.list_groups)
@@ -115,6 +129,14 @@ app.command("produce", rich_help_panel=_TOPICS)(produce.produce)
 app.command("consume", rich_help_panel=_TOPICS)(consume.consume)
 app.add_typer(_topics, name="topics", rich_help_panel=_TOPICS)
 app.add_typer(_groups, name="groups", rich_help_panel=_TOPICS)
+app.add_typer(_retention, name="retention", rich_help_panel=_MAINTAIN)
+app.command("compact", rich_help_panel=_MAINTAIN)(compact.compact)
+app.command("roll", rich_help_panel=_MAINTAIN)(roll.roll)
+app.command("export-kafka", rich_help_panel=_MOVE)(export_kafka.export_kafka)
+app.command("import-kafka", rich_help_panel=_MOVE)(import_kafka.import_kafka)
+app.command("backup", rich_help_panel=_MAINTAIN)(backup.backup)
+app.command("restore", rich_help_panel=_MAINTAIN)(backup.restore)
+app.command("repair", rich_help_panel=_MAINTAIN)(repair.repair)
 app.command("stats", rich_help_panel=_INSPECT)(stats.stats)
 app.command("verify", rich_help_panel=_INSPECT)(verify.verify)
 app.command("dump", rich_help_panel=_INSPECT)(dump.dump)

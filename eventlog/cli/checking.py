@@ -6,22 +6,24 @@ damage by looking again: a batch in the making is whole a moment later, damage s
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from eventlog.cli.segment_file import BadBatchError, Batch, SegmentFile
 from eventlog.errors import EventLogError
-from eventlog.log.segment import INDEX, TIME_INDEX, base_offsets, segment_name
+from eventlog.log.segment import INDEX, LOG, TIME_INDEX, base_offsets, segment_name
 
 _INDEX_ENTRY = struct.Struct(">ii")
 _TIME_ENTRY = struct.Struct(">qi")
 _LOOK_AGAIN_COUNT = 8
 _LOOK_AGAIN_SECONDS = 0.05
 _SHOWN_PER_FILE = 3
+_ATTEMPTS = 5
 
 
 class Problem(NamedTuple):
@@ -45,6 +47,7 @@ class Report:
     batch_count: int = 0
     record_count: int = 0
     stream_count: int = 0
+    lost_count: int = 0  # offsets that a repair declared lost
     size_bytes: int = 0
 
     def add(
@@ -67,7 +70,8 @@ class PartitionCheck:
 
     directory: Path
     index_interval_bytes: int
-    has_gaps: bool  # offsets may be missing: the topic was compacted before it came here
+    has_gaps: bool  # offsets may be missing: the topic is or was compacted
+    segments_meet: bool  # all the same each segment ends where the next one begins
     is_clean: bool  # the store was closed cleanly: also the newest segment must be exact
     report: Report
     advance: Callable[[int], None] = lambda _: None  # for a progress bar
@@ -75,15 +79,36 @@ class PartitionCheck:
     log_end_offset: int = 0
 
     def run(self) -> None:
-        """Check all segments, in order."""
-        bases = base_offsets(self.directory)
+        """Check all segments, in order; once more if retention or compaction came between."""
         self.report.partition_count += 1
+        for attempt in range(_ATTEMPTS):
+            before, kept = self._segments(), replace(self.report)
+            problem_count = len(self.report.problems)
+            try:
+                self._run()
+            except FileNotFoundError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                if before.items() <= self._segments().items():
+                    return
+            if attempt < _ATTEMPTS - 1:
+                for count in fields(Report):
+                    setattr(self.report, count.name, getattr(kept, count.name))
+                del self.report.problems[problem_count:]
+
+    def _segments(self) -> dict[str, int]:
+        with os.scandir(self.directory) as entries:
+            return {entry.name: entry.inode() for entry in entries if entry.name.endswith(LOG)}
+
+    def _run(self) -> None:
+        bases = base_offsets(self.directory)
         if not bases:
             return
         self.log_start_offset = self.log_end_offset = bases[0]
         for base in bases:
             path = self.directory / segment_name(base)
-            if base > self.log_end_offset and not self.has_gaps:
+            if base > self.log_end_offset and self.segments_meet:
                 self.report.add(
                     "segment",
                     self.directory / segment_name(self.log_end_offset),
@@ -174,6 +199,7 @@ class _SegmentCheck:
         self.report.add("batch", self.path, what, position=bad.position, offset=offset)
 
     def _order(self, batch: Batch) -> None:
+        self._holes(batch)
         expected = self.partition.log_end_offset
         if batch.base_offset == expected or (
             batch.base_offset > expected and self.partition.has_gaps
@@ -184,6 +210,22 @@ class _SegmentCheck:
         else:
             what = f"the offsets {expected} to {batch.base_offset - 1} are missing"
         self.report.add("order", self.path, what, position=batch.position, offset=batch.base_offset)
+
+    def _holes(self, batch: Batch) -> None:
+        """Only compaction takes records out of batches; a repair leaves batches without any."""
+        missing = batch.last_offset_delta + 1 - batch.record_count
+        if missing == 0 or self.partition.has_gaps:
+            return
+        if batch.record_count == 0:
+            self.report.lost_count += missing
+            return
+        self.report.add(
+            "order",
+            self.path,
+            f"the batch spans {batch.last_offset_delta + 1} offsets and has {batch.record_count} records",
+            position=batch.position,
+            offset=batch.base_offset,
+        )
 
     def _records(self, file: SegmentFile, batch: Batch) -> None:
         try:

@@ -31,7 +31,7 @@ def open_to_change(directory: Path) -> EventLog:
     import eventlog
 
     _check_there(directory)
-    return eventlog.open(directory, create=False)
+    return eventlog.open(directory, create=False, maintenance=False)
 
 
 def _check_there(directory: Path) -> None:

@@ -1,7 +1,8 @@
-"""``eventlog topics``: list, create, alter, delete, describe."""
+"""``eventlog topics``: list, create, alter, delete, describe, delete-records."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -158,6 +159,29 @@ def delete(
             console().print(told, soft_wrap=True)
 
 
+def delete_records(
+    directory: StoreDirectory,
+    topic: TopicName,
+    before: Annotated[
+        int, typer.Option("--before", help="First offset to keep.", show_default=False)
+    ],
+    partition: Annotated[int, typer.Option("-p", "--partition", help="Which one.")] = 0,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Delete the records of a partition below an offset, for all who use it."""
+    with open_to_change(directory) as log:
+        start = existing_topic(log, topic).partition(partition).log_start_offset
+        what = f"{plural(max(0, before - start), 'record')} of {topic}-{partition}"
+        confirm(f"delete {what}, below offset {count(before)}", yes=yes)
+        found = log.delete_records(topic, partition, before=before)
+    if json:
+        write_json({"topic": topic, "partition": partition, "log_start_offset": found})
+        return
+    told = f"[green]deleted[/green] {plural(found - start, 'record')} of {topic}-{partition}: "
+    console().print(f"{told}it begins at offset {count(found)}", soft_wrap=True)
+
+
 def describe(
     directory: StoreDirectory,
     topics: Annotated[
@@ -199,7 +223,7 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
     """``NAME=VALUE`` pairs as arguments of ``log.topic``; limits are checked by the topic.
 
     Raises:
-        CommandError: no pair, or text where a number has to be.
+        CommandError: no pair, or something else where a number, true or false has to be.
         SettingError: an unknown name.
     """
     ordinary = TopicSettings().as_dict()
@@ -211,12 +235,21 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
         if name not in SETTING_NAMES:
             TopicSettings().changed(**{name: text})  # says which ones there are
         try:
-            found[name] = int(text) if isinstance(ordinary[name], int) else text
-        except ValueError:
+            found[name] = _SORTS[type(ordinary[name])][0](text)
+        except (KeyError, ValueError):
             raise CommandError(
-                f"setting {name} is {text!r}", hint="It has to be a whole number"
+                f"setting {name} is {text!r}",
+                hint=f"It has to be {_SORTS[type(ordinary[name])][1]}",
             ) from None
     return found
+
+
+_SORTS: dict[type, tuple[Callable[[str], Any], str]] = {
+    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    str: (str, "text"),
+}
 
 
 def _overview(topic: Topic) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,20 +16,35 @@ if TYPE_CHECKING:
     from eventlog.cli.checking import Report
 
 
-def verify(directory: StoreDirectory, json: Json = False) -> None:
-    """Check a store: checksums, order of offsets, indexes, stream indexes, checkpoint files.
+def verify(
+    directory: StoreDirectory,
+    json: Json = False,
+    backup: Annotated[
+        bool,
+        typer.Option(
+            "--backup",
+            help="DIR is a backup (or where backups are made: the newest one); check it against its "
+            "manifest, too.",
+        ),
+    ] = False,
+) -> None:
+    """Check a store: checksums, order of offsets, indexes, groups, producers, stream indexes, plain files.
 
     Changes nothing and works beside a process that writes. Exit code 0: all is well; 1: something
     is wrong, listed place by place.
     """
-    from eventlog.cli.verifying import check_store
+    from eventlog.cli.verifying import check_backup, check_store
 
     if not directory.is_dir():
         raise CommandError(
             f"there is no store at {directory}", hint=f"`eventlog init {directory}` makes one"
         )
+    if backup:
+        from eventlog.log.backup import find_backup
+
+        directory = find_backup(directory)
     with _progress(directory) as advance:
-        report = check_store(directory, advance)
+        report = (check_backup if backup else check_store)(directory, advance)
     if json:
         write_json(_as_json(report))
     else:
@@ -67,6 +82,7 @@ def _as_json(report: Report) -> dict[str, object]:
         "batches": report.batch_count,
         "records": report.record_count,
         "streams": report.stream_count,
+        "lost_records": report.lost_count,
         "size_bytes": report.size_bytes,
         "problems": [problem._asdict() for problem in report.problems],
     }
@@ -81,6 +97,8 @@ def _print(directory: Path, report: Report) -> None:
         f"{count(report.batch_count)} batches, {count(report.record_count)} records, "
         f"{count(report.stream_count)} streams, {size(report.size_bytes)}"
     )
+    if report.lost_count:
+        looked_at += f"; {plural(report.lost_count, 'record')} lost and skipped by a repair"
     if not report.problems:
         speak.print("[green]all is well[/green]", looked_at, sep="  ", soft_wrap=True)
         return

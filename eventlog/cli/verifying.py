@@ -1,8 +1,9 @@
-"""What ``eventlog verify`` looks at in a store: plain files, partitions, stream indexes."""
+"""What ``eventlog verify`` looks at in a store: plain files, partitions, groups, stream indexes."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,11 @@ import msgspec
 
 from eventlog.cli.checking import PartitionCheck, Report
 from eventlog.errors import EventLogError, FormatVersionError, NotAStoreError
-from eventlog.log import checkpoints
+from eventlog.log import checkpoints, log_starts, producer_ids, producer_snapshot
+from eventlog.log.log_starts import LOG_STARTS_FILE
+from eventlog.log.segment import INDEX, LOG, SNAPSHOT, TEMPORARY, TIME_INDEX, segment_name
+from eventlog.log.store import PRODUCER_IDS_FILE
+from eventlog.log.topics_file import is_topic_name
 from eventlog.settings import TopicSettings
 
 if TYPE_CHECKING:
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 
 _TOPICS_FILE = "topics.json"
 _PARTITION_DIRECTORY = re.compile(r"(.+)-(0|[1-9][0-9]*)")
+_TEMPORARY = (TEMPORARY, ".cleaned", ".swap", ".deleted")
 Place = tuple[str, int]
 
 
@@ -40,12 +46,45 @@ def check_store(directory: Path, advance: Callable[[int], None] = lambda _: None
             from eventlog.cli.stream_checking import check_metadata, check_streams
 
             check_metadata(log, report)
+            _check_groups(log, report)
             for name in log.topics():
                 check_streams(log, name, report)
     finally:
         if log is not None:
             log.close()
     return report
+
+
+def check_backup(path: Path, advance: Callable[[int], None] = lambda _: None) -> Report:
+    """Check a backup: every file against the manifest, then as the store that it is.
+
+    Args:
+        path: of the backup, or of the directory that backups are made in: then the newest one.
+        advance: told of each batch's size in bytes.
+
+    Raises:
+        NotAStoreError, FormatVersionError: there is nothing that could be checked.
+    """
+    from eventlog.log.backup import find_backup, verify_backup
+
+    backup = find_backup(path)
+    problems = verify_backup(backup)
+    report = check_store(backup, advance)
+    for problem in problems:
+        report.add("backup", problem.path, problem.detail)
+    return report
+
+
+def _check_groups(log: EventLog, report: Report) -> None:
+    directory = log.path / "groups"
+    if not directory.exists():
+        return
+    try:
+        problems = log.groups.verify()
+    except EventLogError as error:
+        problems = [error.message]
+    for problem in problems:
+        report.add("groups", directory, problem)
 
 
 def _open(directory: Path, report: Report) -> EventLog | None:
@@ -71,25 +110,33 @@ class _StoreCheck:
         is_clean = (self.log_directory / checkpoints.CLEAN_SHUTDOWN).exists()
         # Before the log is walked: a writer only moves the end up.
         recovery_points = self._offsets(checkpoints.RECOVERY_POINT)
-        log_starts = self._offsets(checkpoints.LOG_START)
+        self._offsets(checkpoints.LOG_START)
         topics = self._topics()
+        self._own_files()
         places = self._places(topics)
         self.report.topic_count = len({topic for topic, _ in places})
         for topic, number in places:
             folder = self.log_directory / f"{topic}-{number}"
+            entry = topics.get(topic, {})
+            has_gaps = bool(entry.get("has_gaps"))
             partition = PartitionCheck(
                 folder,
                 self._index_interval(topics.get(topic)),
-                bool(topics.get(topic, {}).get("has_gaps")),
+                has_gaps,
+                not has_gaps or bool(entry.get("segments_meet")),
                 is_clean,
                 self.report,
                 self.advance,
             )
             partition.run()
             point = recovery_points.pop((topic, number), 0)
-            start = log_starts.pop((topic, number), None)
-            self._ends(partition, point, start, is_clean=is_clean)
+            # Read again: retention moves it up before segments go.
+            start = checkpoints.read_offsets(self.log_directory / checkpoints.LOG_START)
+            self._ends(partition, point, start.get((topic, number)), is_clean=is_clean)
             self._partition_files(folder, topics.get(topic))
+            self._producers(partition, is_clean=is_clean)
+            if is_clean:  # else a process may be at work on them, or the next opening ends its work
+                self._left_over(folder)
         for (topic, number), point in recovery_points.items():
             if point > 0:
                 self.report.add(
@@ -131,14 +178,31 @@ class _StoreCheck:
         path = self.directory / _TOPICS_FILE
         try:
             topics: dict[str, dict[str, Any]] = msgspec.json.decode(path.read_bytes())["topics"]
-            for entry in topics.values():
+            for name, entry in topics.items():
                 int(entry["partitions"])
+                TopicSettings().changed(**entry.get("settings", {}))
+                if not is_topic_name(name):
+                    self.report.add("store", path, f"{name!r} cannot be the name of a topic")
         except FileNotFoundError:
             return {}
         except (msgspec.DecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             self.report.add("store", path, f"cannot be understood: {error}")
             return {}
-        return topics
+        ids = Counter(entry.get("id") for entry in topics.values())
+        for topic_id, times in ids.items():
+            if times > 1:
+                self.report.add("store", path, f"{times} topics have the id {topic_id}")
+        return {name: entry for name, entry in topics.items() if not entry.get("is_deleted")}
+
+    def _own_files(self) -> None:
+        """The store's plain files beside topics.json. Each has a checksum; losing one loses nothing that
+        cannot be done without."""
+        for path, is_good in (
+            (self.directory / PRODUCER_IDS_FILE, producer_ids.is_good),
+            (self.directory / LOG_STARTS_FILE, log_starts.is_good),
+        ):
+            if path.exists() and not is_good(path):
+                self.report.add("checkpoint", path, "cannot be understood; opening does without it")
 
     def _places(self, topics: dict[str, dict[str, Any]]) -> list[Place]:
         places = {
@@ -180,12 +244,28 @@ class _StoreCheck:
         elif entry is not None and str(topic_id) != str(entry.get("id")):
             self.report.add("checkpoint", metadata, f"has another topic id than {_TOPICS_FILE}")
         epochs = folder / checkpoints.LEADER_EPOCHS
-        try:
-            version, count, *lines = epochs.read_text("utf-8").splitlines()
-            pairs = [tuple(map(int, line.split(" "))) for line in lines]
-            is_good = int(version) == 0 and int(count) == len(pairs)
-            is_good = is_good and all(len(pair) == 2 for pair in pairs)
-        except (OSError, ValueError):
-            is_good = False
-        if not is_good:
+        if not checkpoints.are_leader_epochs(epochs):
             self.report.add("checkpoint", epochs, "is missing or cannot be understood")
+
+    def _producers(self, partition: PartitionCheck, *, is_clean: bool) -> None:
+        """Snapshots of producers; derived, like an index."""
+        folder = partition.directory
+        for offset in producer_snapshot.offsets(folder):
+            path = folder / segment_name(offset, SNAPSHOT)
+            try:
+                producer_snapshot.decode(path.read_bytes())
+            except FileNotFoundError:
+                continue  # deleted meanwhile for a newer one
+            except ValueError as error:
+                self.report.add("producers", path, f"{error}; it is ignored", offset=offset)
+            if is_clean and offset > partition.log_end_offset:
+                end = partition.log_end_offset
+                self.report.add("producers", path, f"lies past the log end, {end}", offset=offset)
+
+    def _left_over(self, folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            is_orphan = path.suffix in (INDEX, TIME_INDEX) and not path.with_suffix(LOG).exists()
+            if is_orphan or path.suffix in _TEMPORARY:
+                self.report.add(
+                    "left over", path, "is of no segment; opening for writing removes it"
+                )

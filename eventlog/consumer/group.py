@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from eventlog.consumer import group_admin as _admin
@@ -21,6 +22,7 @@ from eventlog.consumer import members as _members
 from eventlog.consumer import offsets as _offsets
 from eventlog.consumer.assignment import TopicPartition, choose_assignor
 from eventlog.consumer.group_admin import GroupDescription
+from eventlog.consumer.group_check import problems_of
 from eventlog.consumer.group_store import GroupStore, check_group_name
 from eventlog.consumer.key_slots import KEY_SLOTS_MAX
 from eventlog.consumer.members import HEARTBEATS, MEMBERS, MILLISECOND_NS, MemberRow
@@ -267,6 +269,15 @@ class Groups:
             GroupNotEmptyError, UnknownTopicError, PartitionMismatchError: as ``reset``.
         """
         return _admin.import_csv(self._store, text, group, dry_run=dry_run)
+
+    def verify(self) -> builtins.list[str]:
+        """What is wrong with the rows kept of groups, in words: unreadable ones, committed offsets past
+        the end of the log. Empty: nothing. Changes nothing."""
+        return problems_of(self._store)
+
+    def copy(self, target: Path) -> bool:
+        """For a backup: all groups as they are, into a new directory. False: there are none."""
+        return self._store.copy(target)
 
     def close(self) -> None:
         """Close the environment. Who has not left by then is thrown out at its session timeout, or once

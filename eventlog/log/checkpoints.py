@@ -18,6 +18,7 @@ _logger = logging.getLogger("eventlog.log")
 
 RECOVERY_POINT = "recovery-point-offset-checkpoint"
 LOG_START = "log-start-offset-checkpoint"
+CLEANER = "cleaner-offset-checkpoint"
 CLEAN_SHUTDOWN = ".kafka_cleanshutdown"
 META_PROPERTIES = "meta.properties"
 LEADER_EPOCHS = "leader-epoch-checkpoint"
@@ -33,32 +34,44 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def write_offsets(path: Path, offsets: Mapping[tuple[str, int], int]) -> None:
     """Write an offset checkpoint: ``topic partition offset`` a line."""
+    replace_file(path, offsets_text(offsets).encode())
+
+
+def offsets_text(offsets: Mapping[tuple[str, int], int]) -> str:
+    """What an offset checkpoint holds."""
     lines = [
         f"{topic} {partition} {offset}\n" for (topic, partition), offset in sorted(offsets.items())
     ]
-    replace_file(path, f"0\n{len(lines)}\n{''.join(lines)}".encode())
+    return f"0\n{len(lines)}\n{''.join(lines)}"
 
 
 def read_offsets(path: Path) -> Offsets:
     """Read an offset checkpoint; empty where there is none or it cannot be understood."""
     try:
-        text = path.read_text("utf-8")
+        return parse_offsets(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         _logger.warning("checkpoint %s cannot be read, counts as empty: %s", path, error)
         return {}
-    try:
-        version, count, *lines = text.splitlines()
-        offsets: Offsets = {}
-        for line in lines:
-            topic, partition, offset = line.split(" ")
-            offsets[topic, int(partition)] = int(offset)
-        if int(version) != 0 or int(count) != len(lines) or min(offsets.values(), default=0) < 0:
-            raise ValueError("wrong version, count or offset")
     except ValueError as error:
         _logger.warning("checkpoint %s cannot be understood, counts as empty: %s", path, error)
         return {}
+
+
+def parse_offsets(text: str) -> Offsets:
+    """What an offset checkpoint says.
+
+    Raises:
+        ValueError: it is none.
+    """
+    version, count, *lines = text.splitlines()
+    offsets: Offsets = {}
+    for line in lines:
+        topic, partition, offset = line.split(" ")
+        offsets[topic, int(partition)] = int(offset)
+    if int(version) != 0 or int(count) != len(lines) or min(offsets.values(), default=0) < 0:
+        raise ValueError("wrong version, count or offset")
     return offsets
 
 
@@ -87,6 +100,16 @@ def read_topic_id(directory: Path) -> uuid.UUID | None:
     except (OSError, ValueError):
         return None
     return None
+
+
+def are_leader_epochs(path: Path) -> bool:
+    """Can a leader-epoch-checkpoint be read?"""
+    try:
+        version, count, *lines = path.read_text("utf-8").splitlines()
+        pairs = [tuple(map(int, line.split(" "))) for line in lines]
+        return int(version) == 0 and int(count) == len(pairs) and all(len(p) == 2 for p in pairs)
+    except (OSError, ValueError):
+        return False
 
 
 def write_meta_properties(directory: Path) -> None:

@@ -21,6 +21,7 @@ CODECS = {0: "none", 1: "gzip", 2: "snappy", 3: "lz4", ZSTD: "zstd"}
 DECOMPRESSED_SIZE_BYTES_MAX = 256 * 1024 * 1024
 WINDOW_SIZE_BYTES_MAX = 128 * 1024 * 1024
 
+_XERIAL_BLOCK_SIZE = 32 * 1024
 _XERIAL = b"\x82SNAPPY\x00"
 _local = threading.local()  # zstandard's objects may not be used by two threads at once
 
@@ -32,6 +33,17 @@ def compress_zstd(data: memoryview | bytes, level: int) -> bytes:
         compressors[level] = zstandard.ZstdCompressor(level=level)
     result: bytes = compressors[level].compress(data)
     return result
+
+
+def compress(codec: int, data: bytes, level: int) -> bytes:
+    """Records compressed as Kafka's readers take them; ``level``: of zstd.
+
+    Raises:
+        CompressionUnavailableError: the codec's library is not installed.
+    """
+    if codec == ZSTD:
+        return compress_zstd(data, level)
+    return _COMPRESS[codec](data)
 
 
 def decompress(codec: int, data: bytes) -> bytes:
@@ -88,6 +100,33 @@ def _gzip(data: bytes) -> bytes:
     return out
 
 
+def _to_gzip(data: bytes) -> bytes:
+    deflater = zlib.compressobj(wbits=31)
+    return deflater.compress(data) + deflater.flush()
+
+
+def _to_snappy(data: bytes) -> bytes:
+    try:
+        import cramjam
+    except ImportError:
+        raise _unavailable("snappy") from None
+    out = bytearray(_XERIAL + b"\0\0\0\1\0\0\0\1")
+    for start in range(0, len(data), _XERIAL_BLOCK_SIZE):
+        block = bytes(cramjam.snappy.compress_raw(data[start : start + _XERIAL_BLOCK_SIZE]))
+        out += len(block).to_bytes(4, "big") + block
+    return bytes(out)
+
+
+def _to_lz4(data: bytes) -> bytes:
+    try:
+        import lz4.frame
+    except ImportError:
+        raise _unavailable("lz4") from None
+    # Java's reader refuses blocks that depend on each other.
+    result: bytes = lz4.frame.compress(data, block_linked=False)
+    return result
+
+
 def _snappy(data: bytes) -> bytes:
     try:
         import cramjam
@@ -129,3 +168,4 @@ def _unavailable(codec: str) -> CompressionUnavailableError:
 
 
 _DECOMPRESS = {1: _gzip, 2: _snappy, 3: _lz4, ZSTD: _zstd}
+_COMPRESS = {1: _to_gzip, 2: _to_snappy, 3: _to_lz4}

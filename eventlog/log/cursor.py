@@ -7,7 +7,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from eventlog._native import check, ffi, lib
-from eventlog.errors import ClosedError, CorruptionError
+from eventlog.errors import ClosedError, CorruptionError, OffsetOutOfRangeError
 from eventlog.log.compression import decompress
 
 if TYPE_CHECKING:
@@ -97,7 +97,10 @@ class Cursor:
                 self._supply(handle)
                 continue
             self.count = 0
-            check(result, topic=self._partition.topic, partition=self._partition.number)
+            try:
+                check(result, topic=self._partition.topic, partition=self._partition.number)
+            except OffsetOutOfRangeError as error:  # C tells the offset only
+                raise self._partition.out_of_range(error.offset) from None
             self.count = int(self._count[0])
             return self.count
 

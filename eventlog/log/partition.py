@@ -73,7 +73,7 @@ def native_options(settings: TopicSettings, *, has_gaps: bool = False) -> Any:
         "el_partition_options *",
         {
             "segment_size_bytes_max": settings.segment_size_bytes_max,
-            "segment_ms": settings.segment_ms,
+            "segment_ms": _segment_ms(settings),
             "batch_size_bytes_max": settings.batch_size_bytes_max,
             "index_interval_bytes": settings.index_interval_bytes,
             "index_size_bytes_max": settings.index_size_bytes_max,
@@ -83,6 +83,13 @@ def native_options(settings: TopicSettings, *, has_gaps: bool = False) -> Any:
             "has_gaps": has_gaps,
         },
     )
+
+
+def _segment_ms(settings: TopicSettings) -> int:
+    """Only sealed segments are compacted, so one must not grow for longer than records may wait for it."""
+    if settings.compacts and settings.max_compaction_lag_ms >= 0:
+        return max(1, min(settings.segment_ms, settings.max_compaction_lag_ms))
+    return settings.segment_ms
 
 
 class Partition:
@@ -159,8 +166,10 @@ class Partition:
         """Refuse appends and end waits from now on, in all processes."""
         check(lib.el_partition_delete(self.handle))
 
-    def configure(self, settings: TopicSettings) -> None:
-        """Use other settings from now on."""
+    def configure(self, settings: TopicSettings, *, has_gaps: bool = False) -> None:
+        """Use other settings from now on; ``has_gaps``: offsets may be missing, for good and in all
+        processes."""
+        self._has_gaps |= has_gaps
         check(lib.el_partition_configure(self.handle, self._options(settings)))
         self._use(settings)
 
@@ -257,6 +266,39 @@ class Partition:
             lambda timeout_ns: int(lib.el_partition_wait(self.handle, offset, timeout_ns)),
             timeout_s,
         )
+
+    # -- segments -------------------------------------------------------------------------------
+
+    def roll(self) -> int:
+        """Seal the newest segment, if it holds anything, and begin another one. Returns the base offset of
+        the newest one. What was appended is durable then.
+
+        Raises:
+            StorageFullError, StorageError: it stays as it is, and the next append or roll tries again.
+            StorageReadOnlyError: the store is open for reading only.
+        """
+        return check(lib.el_partition_roll(self.handle))
+
+    def move_start(self, offset: int) -> None:
+        """Nothing below ``offset`` is read from now on, in any process. It never goes back, and is not
+        written down here: see :mod:`eventlog.log.retention`.
+
+        Raises:
+            OffsetOutOfRangeError: it is past the log end.
+        """
+        check(lib.el_partition_move_start(self.handle, offset))
+
+    def producer_ends(self) -> list[int]:
+        """Last offset of the newest batch of each idempotent producer that is not forgotten yet, ascending.
+
+        Raises:
+            CorruptionError: the log is damaged where it has to be looked at.
+        """
+        return self._producers.last_offsets()
+
+    def segments_changed(self) -> None:
+        """Sealed segments were removed or replaced: every process looks at the directory again."""
+        check(lib.el_partition_segments_changed(self.handle))
 
     # -- append ---------------------------------------------------------------------------------
 
@@ -528,6 +570,10 @@ class Partition:
         last = state.high_watermark if end is None else max(0, min(end, state.high_watermark))
         return first, last
 
+    def out_of_range(self, offset: int) -> OffsetOutOfRangeError:
+        """The error for an offset that is not kept, with both ends."""
+        return out_of_range(offset, self.state())
+
     def _chunks(
         self, first: int, last: int, limit: int, take: Take, batch_count: int
     ) -> Iterator[list[Any]]:
@@ -552,12 +598,15 @@ class Partition:
         with Cursor(self) as cursor:
             cursor.seek(offset)
             while True:
-                if cursor.next():
+                end = self.high_watermark
+                if cursor.next(end):
                     records: list[Record] = cursor.take("records", Record, self.topic, self.number)
                     offset = records[-1].offset + 1
                     yield from records
-                elif not self.wait(offset, timeout_s):
-                    return
+                else:
+                    offset = max(offset, end)  # the last offsets may be missing: see compaction
+                    if not self.wait(offset, timeout_s):
+                        return
 
     def offset_for_time(self, timestamp_ms: int) -> int:
         """First offset whose record has that time or a later one; the high watermark where there is
@@ -566,6 +615,13 @@ class Partition:
         Raises:
             CorruptionError: a batch that has to be looked at is damaged.
         """
+        while True:
+            try:
+                return self._find_time(timestamp_ms)
+            except OffsetOutOfRangeError:  # deleted while it was looked at: look at what is kept
+                continue
+
+    def _find_time(self, timestamp_ms: int) -> int:
         with Cursor(self) as cursor:
             offset = max(cursor.find_time(timestamp_ms), self.log_start_offset)
             cursor.seek(offset)

@@ -149,7 +149,7 @@ class Producer:
             key: bytes or None; decides about the partition.
 
         Raises:
-            InvalidRecordError: not bytes.
+            InvalidRecordError: not bytes; no key, in a topic that is compacted.
             ClosedError: the producer was closed.
             StorageError and others: what an append in the background met.
         """
@@ -159,6 +159,8 @@ class Producer:
             raise InvalidRecordError(
                 "a key or value is not bytes", hint="Encode it; None is allowed", field="value"
             )
+        if key is None:
+            self._topic.check_key_may_be_missing()
         if self._thread is None or self._error is not None:
             self._look()
         self._extend((value, key))

@@ -76,6 +76,11 @@ class ProducerIds:
         return start
 
 
+def is_good(path: Path) -> bool:
+    """Can the file be understood?"""
+    return ProducerIds(path)._read() is not None
+
+
 def _checksum(number: int) -> int:
     data = b"%d" % number
     return int(lib.el_crc32c_of(data, len(data)))

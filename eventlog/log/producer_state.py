@@ -97,6 +97,23 @@ class ProducerState:
                 self._offset = offset + batch.count
             return offset, position
 
+    def last_offsets(self) -> list[int]:
+        """Where the newest durable batch of each producer ends that is not forgotten yet, ascending. A
+        fold of its own, without a lock: what is appended meanwhile may be left out.
+
+        Raises:
+            CorruptionError: the log is damaged where it has to be looked at.
+            ClosedError, StorageError: it cannot be looked at.
+        """
+        fold = ProducerState(self._partition, self._lock_path, self._now_ms)
+        state = self._partition.state()
+        end = state.durable_end_offset
+        fold._load(state.log_start_offset, end)
+        fold._fold(end)
+        fold._table.expire(self._now_ms())
+        entries = fold._table.entries.values()
+        return sorted(entry.batches[-1].last_offset for entry in entries if entry.batches)
+
     def close(self) -> None:
         """Write down where the fold stands: before the partition is closed cleanly. Twice is fine.
 

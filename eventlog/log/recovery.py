@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eventlog._native import check, ffi, lib, path_bytes
 from eventlog.errors import CorruptionError
-from eventlog.log import producer_state, segment
+from eventlog.log import producer_state, replacement, segment
+from eventlog.log.log_starts import LogStart
+from eventlog.log.segment import DELETED
 from eventlog.settings import TopicSettings
 
 _logger = logging.getLogger("eventlog.log")
@@ -26,7 +29,7 @@ class RecoveryReport:
     """What opening found and did in one place.
 
     Attributes:
-        case: label of the recovery table, ``"C-A"`` ... ``"C-K"``.
+        case: label of the recovery table, ``"C-A"`` ... ``"C-L"``.
         topic: name of the topic.
         partition: number of the partition.
         path: the file concerned.
@@ -56,13 +59,14 @@ class PartitionRecovery:
         options: the same for C (``el_partition_options *``).
         is_clean: the store was closed cleanly (marker present).
         recovery_point: offset below which all is known to be durable.
-        log_start: first offset kept as it was written down, or None; never believed to hide records.
+        log_start: first offset kept, as it was written down; one that is not sound hides no records.
         written_end: where the last writer of this boot had come to (its bytes are in the page cache
             whatever became of the process), or None after a reboot.
         was_poisoned: an fdatasync of the last writer of this boot failed.
         is_writable: may anything be changed on disk?
         cut_directory: where cut bytes are kept; made when there are some.
         stamp: label for kept files, e.g. milliseconds.
+        segments_meet: each segment ends where the next one begins, also where offsets are missing inside.
     """
 
     directory: Path
@@ -72,12 +76,13 @@ class PartitionRecovery:
     options: Any
     is_clean: bool
     recovery_point: int
-    log_start: int | None
+    log_start: LogStart
     written_end: int | None
     was_poisoned: bool
     is_writable: bool
     cut_directory: Path
     stamp: int
+    segments_meet: bool = True
     reports: list[RecoveryReport] = field(default_factory=list)
 
     def run(self) -> Any:
@@ -88,10 +93,10 @@ class PartitionRecovery:
                 meets the error there.
         """
         end = ffi.new("el_log_end *")
-        bases = segment.base_offsets(self.directory) if self.directory.is_dir() else []
+        found = self._settled() if self.directory.is_dir() else []
+        bases = self._kept(found)
         damaged_at = self._missing_start(bases)
-        # The first segment says where the log starts: a damaged checkpoint must not hide records.
-        start = bases[0] if bases and damaged_at is None else self.log_start or 0
+        start = self._start(bases, damaged_at)
         if not bases:
             end.active_base_offset = -1
             end.log_end_offset = start
@@ -106,16 +111,76 @@ class PartitionRecovery:
             end.log_end_offset = damaged_at + 1
         elif self.is_writable:
             self._remove_temporary()
+            self._remove_segments(found[: len(found) - len(bases)])
             producer_state.remove_past(self.directory, int(end.log_end_offset))
         return end
+
+    def _kept(self, bases: list[int]) -> list[int]:
+        """Without the segments that end below the log start: deleting them was interrupted."""
+        if not self.log_start.is_sound:
+            return bases
+        return bases[max(0, bisect_right(bases, self.log_start.offset or 0) - 1) :]
+
+    def _start(self, bases: list[int], damaged_at: int | None) -> int:
+        """The first offset kept."""
+        noted = self.log_start.offset or 0
+        if not bases or damaged_at is not None or self.log_start.is_sound:
+            return noted
+        # The first segment says where the log starts: a damaged checkpoint must not hide records.
+        if noted > bases[0]:
+            path = self.directory / segment.segment_name(bases[0])
+            detail = f"the log was to start at {noted}, which cannot be believed: at {bases[0]}"
+            self._report("C-L", path, 0, bases[0], detail)
+        return bases[0]
+
+    def _settled(self) -> list[int]:
+        """Base offsets of the segments, once a compaction that was interrupted is ended or undone (C-G). A
+        reader leaves it as it is, and out what is replaced already."""
+        hidden: set[int] = set()
+        if self.is_writable:
+            for path in replacement.remove_cleaned(self.directory):
+                what = "a compaction was interrupted: what it had written is removed"
+                self._report("C-G", path, -1, int(path.name[: segment.OFFSET_DIGITS]), what)
+            for base in replacement.pending(self.directory):
+                self._end_replacement(base)
+            for path in self.directory.glob(f"*{DELETED}"):
+                check(lib.el_file_unlink_unsynced(path_bytes(path)))
+        else:
+            for base in replacement.pending(self.directory):
+                placed = replacement.placed_path(self.directory, base)
+                if placed is not None and placed.suffix == segment.LOG:
+                    end = int(segment.scan(placed, base, has_gaps=True).end_offset)
+                    hidden.update(replacement.covered(self.directory, base, end))
+        return [base for base in segment.base_offsets(self.directory) if base not in hidden]
+
+    def _end_replacement(self, base: int) -> None:
+        path = replacement.placed_path(self.directory, base)
+        if path is None:
+            replacement.forget(self.directory, base)
+            return
+        scan = segment.scan(path, base, has_gaps=True)
+        position, offset = int(scan.end_position), int(scan.end_offset)
+        if scan.stop != lib.EL_SCAN_END:
+            self._damage("C-D", path, position, offset, segment.text(scan.what))
+        what = f"a compacted segment is put in the place of those up to offset {offset}"
+        self._report("C-G", path, -1, base, what)
+        replacement.finish(
+            self.directory,
+            base,
+            offset,
+            self.options,
+            tell=lambda: None,
+            remove=self._remove_segments,
+        )
 
     def _missing_start(self, bases: list[int]) -> int | None:
         """A partition has had a segment since it was made, and its first offset is written down: see
         that both are there. Offset of damage (reader only), or None."""
-        start = self.log_start or 0
-        if not bases and (self.log_start is not None or self._durable_point() > 0):
+        noted = self.log_start.offset
+        start = noted or 0
+        if not bases and (noted is not None or self._durable_point() > 0):
             what = "all segments are missing"
-        elif bases and self.log_start is not None and bases[0] > self.log_start:
+        elif bases and noted is not None and bases[0] > noted:
             what = "the first segment is missing"
         else:
             return None
@@ -143,9 +208,9 @@ class PartitionRecovery:
                     found_end,
                     segment.text(scan.what) or "the sealed segment ends in zeros",
                 )
-            if found_end == following:
+            if self._meets(found_end, following):
                 self._rebuild_index(path, base, position, end, is_sealed=True)
-        if found_end == following:
+        if self._meets(found_end, following):
             return None
         missing = self.directory / segment.segment_name(found_end)
         return self._damage(
@@ -155,6 +220,10 @@ class PartitionRecovery:
             found_end,
             f"the records {found_end} .. {following - 1} are missing behind {path.name}",
         )
+
+    def _meets(self, end: int, following: int) -> bool:
+        """May a segment that begins at ``following`` come behind one that ends at ``end``?"""
+        return end == following or (end < following and not self.segments_meet)
 
     # -- the active segment ---------------------------------------------------------------------
 
@@ -209,7 +278,8 @@ class PartitionRecovery:
 
     def _durable_point(self) -> int:
         """Everything below is known to have been durable, or to be in the page cache of this boot."""
-        return max(self.recovery_point, self.written_end or 0)
+        start = self.log_start.offset or 0 if self.log_start.is_sound else 0
+        return max(self.recovery_point, self.written_end or 0, start)
 
     def _is_torn_tail(self, scan: Any) -> bool:
         """Can a crash explain the bad batch, and was it not known to be durable?
@@ -268,6 +338,16 @@ class PartitionRecovery:
             for path in self.directory.glob(f"*{suffix}"):
                 if not path.with_suffix(segment.LOG).exists():
                     check(lib.el_file_unlink(path_bytes(path)))
+
+    def _remove_segments(self, bases: list[int]) -> None:
+        """End a deletion. The log files last: as long as one is there, it is looked at again."""
+        for base in bases:
+            for suffix in (segment.INDEX, segment.TIME_INDEX, segment.LOG):
+                path = self.directory / segment.segment_name(base, suffix)
+                if path.exists():
+                    check(lib.el_file_unlink_unsynced(path_bytes(path)))
+        if bases:
+            check(lib.el_file_sync(path_bytes(self.directory)))
 
     def _damage(self, case: str, path: Path, position: int, offset: int, what: str) -> int:
         """Refuse to write (raise), or tell a reader up to where it can read."""

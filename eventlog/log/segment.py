@@ -9,7 +9,8 @@ from typing import Any
 from eventlog._native import check, ffi, lib, path_bytes
 
 LOG, INDEX, TIME_INDEX, SNAPSHOT = ".log", ".index", ".timeindex", ".snapshot"
-TEMPORARY = ".tmp"
+TRANSACTION_INDEX = ".txnindex"
+TEMPORARY, DELETED = ".tmp", ".deleted"
 OFFSET_DIGITS = 20
 _HEADER = struct.Struct(">qi 11x i")  # base offset, length, ..., last offset delta
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import shutil
@@ -12,7 +11,7 @@ import time
 import uuid
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -25,24 +24,27 @@ from eventlog.errors import (
     ClosedError,
     EventLogError,
     ForkedError,
-    FormatVersionError,
     LockedError,
-    NotAStoreError,
     SettingError,
     StorageError,
     StorageReadOnlyError,
     UnknownTopicError,
 )
 from eventlog.locks import Members
-from eventlog.log import checkpoints
+from eventlog.log import checkpoints, compaction
 from eventlog.log.activity import Activity
+from eventlog.log.background import start_flusher
+from eventlog.log.compaction import CompactionPlan, CompactionResult
 from eventlog.log.figures import partition_figures
-from eventlog.log.partition import Partition, native_options
+from eventlog.log.log_starts import LogStarts
+from eventlog.log.maintenance import INTERVAL_S, RATE_BYTES_S, Maintenance
+from eventlog.log.partition import Partition, native_options, out_of_range
 from eventlog.log.producer_ids import ProducerIds
 from eventlog.log.recovery import PartitionRecovery, RecoveryReport
+from eventlog.log.retention import RetentionPlan, set_aside
+from eventlog.log.store_directory import has_format, make_directory, write_format
 from eventlog.log.topic import Topic
 from eventlog.log.topics_file import (
-    FORMAT_VERSION,
     PARTITIONS_MAX,
     TopicEntry,
     TopicsFile,
@@ -54,9 +56,7 @@ from eventlog.settings import Durability, TopicSettings, check_durability
 
 _logger = logging.getLogger("eventlog.log")
 
-FORMAT_FILE = "eventlog.json"
 PRODUCER_IDS_FILE = "producer-ids.json"
-_TICK_S_MAX = 1.0
 
 
 class Store:
@@ -69,6 +69,9 @@ class Store:
         durability: of topics that do not set it: ``"sync"``, ``"interval"`` or ``"os"``; see
             :class:`eventlog.settings.TopicSettings`.
         clock: where record times come from; None: the machine's clock.
+        maintenance: delete and compact in the background what the topics' settings say.
+        maintenance_interval_s: how often that is looked after; seconds, more than 0.
+        maintenance_rate_bytes_s: most bytes a second that compaction copies; 0: any number.
 
     Attributes:
         path: the directory.
@@ -98,6 +101,9 @@ class Store:
         create: bool = True,
         durability: str = "sync",
         clock: Clock | None = None,
+        maintenance: bool = True,
+        maintenance_interval_s: float = INTERVAL_S,
+        maintenance_rate_bytes_s: int = RATE_BYTES_S,
     ) -> None:
         self.path = Path(path).absolute()
         self.read_only = read_only
@@ -109,16 +115,26 @@ class Store:
         self._topics: dict[str, Topic] = {}
         self._recovery_points: checkpoints.Offsets = {}
         self._written_points: checkpoints.Offsets = {}
-        self._log_starts: checkpoints.Offsets = {}
         self._closed = False
         self._producer_ids = ProducerIds(self.path / PRODUCER_IDS_FILE)
         self._members = Members(self.run_directory, "writer", str(self.path))
         self._topics_file = TopicsFile(self.path, self.log_directory)
+        self._log_starts = LogStarts(self.path, self.log_directory)
         self.metrics = Metrics()
         store = weakref.ref(self)
-        self.metrics.collect(lambda: partition_figures(_partitions_of(store())))
+        self.metrics.collect(
+            lambda: (
+                () if (found := store()) is None else partition_figures(found._open_partitions())
+            )
+        )
         self._stop = threading.Event()
         self._flusher: threading.Thread | None = None
+        self._maintenance = Maintenance(
+            self,
+            is_on=maintenance,
+            interval_s=maintenance_interval_s,
+            rate_bytes_s=maintenance_rate_bytes_s,
+        )
         try:
             self._open(create)
         except BaseException:
@@ -135,6 +151,7 @@ class Store:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2, source=self)
             self._closed = True
             self._stop.set()
+            self._maintenance.stop()
             self._members.leave()
 
     def __enter__(self) -> Self:
@@ -163,15 +180,15 @@ class Store:
     # -- opening --------------------------------------------------------------------------------
 
     def _open(self, create: bool) -> None:
-        if not self._has_format():
-            self._make_directory(create)
+        if not has_format(self.path):
+            make_directory(self.path, self.run_directory, may_create=create and not self.read_only)
         if self.read_only:
             self.activity = Activity(self.run_directory / "activity", writable=False)
             self._refresh_topics()
             return
         with self._members.mutex():
-            if not self._has_format():
-                self._write_format()
+            if not has_format(self.path):
+                write_format(self.path)
             for directory in (self.log_directory, self.run_directory):
                 check(lib.el_file_mkdir(path_bytes(directory)))
             self.activity = Activity(self.run_directory / "activity", writable=True)
@@ -183,21 +200,13 @@ class Store:
             except BaseException:
                 self._abandon()  # under the mutex: who comes next is the first again
                 raise
-        self._flusher = threading.Thread(
-            target=_flush,
-            args=(weakref.ref(self), self._stop),
-            name="eventlog-flusher",
-            daemon=True,
-        )
-        self._flusher.start()
+        self._flusher = start_flusher(self, self._stop)
 
     def _recover(self) -> None:
         """Nobody else has the store open for writing: see what the last one left."""
         checkpoints.write_meta_properties(self.log_directory)
         self._recovery_points = self._read_checkpoint(checkpoints.RECOVERY_POINT)
-        self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
-        if self._topics_file.load():
-            self._topics_file.save()
+        self._load_topics()
         try:
             self._remove_deleted()
         except StorageError as error:  # it is tried again by the next opening
@@ -208,80 +217,17 @@ class Store:
             check(lib.el_file_unlink(path_bytes(marker)))
         for name, entry in self._topics_file.entries.items():
             self._topics[name] = self._open_topic(name, entry, is_first=True, is_clean=is_clean)
-        self._write_log_starts()
+        self._log_starts.save()
         self._write_recovery_points()
 
-    def _has_format(self) -> bool:
-        """Is this a store that we know? False: there is none."""
-        path = self.path / FORMAT_FILE
-        try:
-            found = json.loads(path.read_bytes())["format"]
-            if type(found) is not int or found < 1:
-                raise ValueError(f"format {found!r}")
-        except FileNotFoundError:
-            return False
-        except NotADirectoryError:
-            raise NotAStoreError(
-                f"{self.path} is a file", hint="Name a directory", path=str(self.path)
-            ) from None
-        except OSError as error:
-            raise os_error(error.errno or 0, str(path), "cannot read the store's format") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise NotAStoreError(
-                f"{path} is not the format file of a store: {error}",
-                hint="Restore it from a backup, or name another directory",
-                path=str(path),
-            ) from error
-        if found > FORMAT_VERSION:
-            raise FormatVersionError(
-                f"C-K: {self.path} has format {found}, this eventlog knows up to {FORMAT_VERSION}",
-                hint="Upgrade eventlog-engine",
-                found=found,
-                known=FORMAT_VERSION,
-                path=str(self.path),
-            )
-        return True
-
-    def _make_directory(self, create: bool) -> None:
-        """The place for a new store, if it can be one."""
-        try:
-            others = [
-                name
-                for name in os.listdir(self.path)
-                if not name.startswith(FORMAT_FILE) and name != self.run_directory.name
-            ]
-        except FileNotFoundError:
-            others = []
-        except NotADirectoryError:
-            raise NotAStoreError(
-                f"{self.path} is a file", hint="Name a directory", path=str(self.path)
-            ) from None
-        except OSError as error:
-            raise os_error(
-                error.errno or 0, str(self.path), "cannot look into the directory"
-            ) from error
-        if others and not self._has_format():  # another process may just have made it
-            raise NotAStoreError(
-                f"{self.path} holds {sorted(others)[0]!r} and is not an eventlog store",
-                hint="Name an empty or new directory",
-                path=str(self.path),
-            )
-        if self.read_only or not create:
-            raise NotAStoreError(
-                f"there is no store in {self.path}",
-                hint="Open it for writing with create=True, or run `eventlog init`",
-                path=str(self.path),
-            )
-        for directory in reversed([self.run_directory, self.path, *self.path.parents]):
-            if not directory.exists():
-                check(lib.el_file_mkdir(path_bytes(directory)))
-
-    def _write_format(self) -> None:
-        """It comes first: everything else is made where it is missing, so a crash at any point leaves
-        something that the next opening completes."""
-        checkpoints.replace_file(
-            self.path / FORMAT_FILE, json.dumps({"format": FORMAT_VERSION}).encode() + b"\n"
-        )
+    def _load_topics(self) -> None:
+        """What there is, and what came from a broker meanwhile, which is taken in."""
+        self._log_starts.load()
+        taken_in = self._topics_file.load()
+        self._log_starts.take_in(taken_in)
+        if taken_in and not self.read_only:
+            self._log_starts.save()  # first: Kafka's file is believed only now
+            self._topics_file.save()
 
     def _refresh_topics(self) -> None:
         """Take over what other processes did to the topics: made, changed, or deleted some."""
@@ -291,12 +237,10 @@ class Store:
             self._take_over_topics()
             return
         with self._members.mutex():
-            self._log_starts = self._read_checkpoint(checkpoints.LOG_START)
             self._take_over_topics()
 
     def _take_over_topics(self) -> None:
-        if self._topics_file.load() and not self.read_only:
-            self._topics_file.save()
+        self._load_topics()
         for name, topic in list(self._topics.items()):
             entry = self._topics_file.entries.get(name)
             if entry is None or entry.id != topic.topic_id:
@@ -370,9 +314,6 @@ class Store:
             return partition  # the writers' page says how far the log goes
         if not self.read_only and not is_first and partition.attach():
             return partition
-        starts = self._log_starts
-        if self.read_only:
-            starts = self._read_checkpoint(checkpoints.LOG_START)
         points = self._recovery_points or self._read_checkpoint(checkpoints.RECOVERY_POINT)
         written = None
         if live is not None:
@@ -388,12 +329,13 @@ class Store:
             native_options(settings, has_gaps=entry.has_gaps),
             is_clean,
             points.get((topic, number), 0),
-            starts.get((topic, number)),
+            self._log_starts.find(topic, number),
             written,
             live is not None and live.poisoned_errno != 0,
             not self.read_only,
             self.path / "cut" / directory.name,
             time.time_ns() // 1_000_000,
+            segments_meet=entry.segments_meet or not entry.has_gaps,
         )
         try:
             end = recovery.run()
@@ -405,14 +347,8 @@ class Store:
             self.recovery += recovery.reports
         if not self.read_only:  # all that recovery kept is durable now
             self._recovery_points[topic, number] = int(end.log_end_offset)
-            self._log_starts[topic, number] = int(end.log_start_offset)
+            self._log_starts.note(topic, number, int(end.log_start_offset))
         return partition
-
-    def _write_log_starts(self) -> None:
-        """Of every partition, unlike Kafka: a first segment that is gone is missed by this."""
-        path = self.log_directory / checkpoints.LOG_START
-        if self._log_starts != checkpoints.read_offsets(path):
-            checkpoints.write_offsets(path, self._log_starts)
 
     def _drop_cache(self, directory: Path) -> None:
         """Read again what the disk has, not what a failed fdatasync left in the page cache."""
@@ -502,6 +438,7 @@ class Store:
         with self._lock, self._members.mutex():
             self._check_open()
             self._refresh_topics()
+            self._log_starts.load()
             try:
                 yield
             except BaseException:
@@ -523,9 +460,9 @@ class Store:
                 setting="partitions",
                 value=partitions,
             )
-        self._defaults.changed(**settings)  # refuses before anything is made
+        compacts = self._defaults.changed(**settings).compacts  # refuses before anything is made
         self._remove_deleted()  # perhaps one of that name, whose deletion was interrupted
-        entry = TopicEntry(uuid.uuid4(), partitions, dict(settings))
+        entry = TopicEntry(uuid.uuid4(), partitions, dict(settings)).compacted(compacts)
         directories = [self.log_directory / f"{name}-{number}" for number in range(partitions)]
         made = [directory for directory in directories if not directory.exists()]
         self._topics_file.entries[name] = entry
@@ -533,7 +470,7 @@ class Store:
         try:
             self._topics_file.save()
             topic = self._open_topic(name, entry)
-            self._write_log_starts()
+            self._log_starts.save()
         except BaseException:
             for partition in topic.partitions if topic else ():
                 partition.close(clean=False)
@@ -553,10 +490,10 @@ class Store:
         entry = self._topics_file.entries.pop(name)
         for number in range(entry.partitions):
             self._recovery_points.pop((name, number), None)
-            self._log_starts.pop((name, number), None)
+        self._log_starts.forget([name])
         try:
             self._topics_file.save()
-            self._write_log_starts()
+            self._log_starts.save()
         except EventLogError:
             return  # what is written down and what is there still agree: an empty topic
         for directory in made:
@@ -598,7 +535,7 @@ class Store:
                 name, partitions=count, growing_from=former.partitions
             )
             self._open_more_partitions(topic, changed)
-            self._write_log_starts()
+            self._log_starts.save()
             self._topics_file.change(name, growing_from=None)
             self.activity.wake()
             return topic
@@ -642,11 +579,12 @@ class Store:
                     failed = os_error(error.errno or 0, str(directory), "cannot delete the topic")
         if gone:
             check(lib.el_file_sync(path_bytes(self.log_directory)))
-            for offsets in (self._log_starts, self._recovery_points):
-                for place in [place for place in offsets if place[0] in gone]:
-                    del offsets[place]
             # A new topic of that name must not be measured by what was known of this one.
-            self._write_log_starts()
+            self._log_starts.forget(gone)
+            compaction.forget(self.log_directory, gone)
+            for place in [place for place in self._recovery_points if place[0] in gone]:
+                del self._recovery_points[place]
+            self._log_starts.save()
             self._write_recovery_points()
             for name in gone:
                 del deleted[name]
@@ -695,13 +633,27 @@ class Store:
             return
         self._check_writable("settings cannot be changed")
         with self._change():
-            changed = {**self._topics_file.entries[name].settings, **changes}
-            self._topics_file.change(name, settings=changed)
-            self._use_settings(topic, self._defaults.changed(**changed))
+            entry = self._topics_file.entries[name]
+            changed = {**entry.settings, **changes}
+            settings = self._defaults.changed(**changed)
+            if settings.compacts and entry.is_event_store:
+                raise _not_compactable(name)
+            entry = entry.compacted(settings.compacts)
+            self._topics_file.change(
+                name, settings=changed, has_gaps=entry.has_gaps, segments_meet=entry.segments_meet
+            )
+            self._use_settings(topic, settings)
             self.activity.wake()
+
+    def _check_keeps_events(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Of a topic that is to be made as an event store."""
+        if self._defaults.changed(**settings).compacts:
+            raise _not_compactable(name)
 
     def _keep_partitions(self, name: str) -> None:
         """Note that the topic is an event store: its partitions stay as many as they are."""
+        if self._known_topic(name).settings.compacts:
+            raise _not_compactable(name)
         if not self.read_only and not self._topics_file.entries[name].is_event_store:
             with self._change():
                 self._topics_file.change(name, is_event_store=True)
@@ -709,7 +661,209 @@ class Store:
     def _use_settings(self, topic: Topic, settings: TopicSettings) -> None:
         topic.settings = settings
         for partition in topic.partitions:
-            partition.configure(settings)
+            partition.configure(settings, has_gaps=self._topics_file.entries[topic.name].has_gaps)
+
+    # -- segments -------------------------------------------------------------------------------
+
+    def delete_records(self, topic: str, partition: int = 0, *, before: int) -> int:
+        """Delete the records of a partition below an offset, in all processes.
+
+        They cannot be read from then on. What they take on disk is given back segment by segment: once all
+        of a segment is below. Offsets are never used again.
+
+        Args:
+            topic: its name.
+            partition: number of the partition.
+            before: the first offset to keep, up to the high watermark.
+
+        Returns:
+            The first offset kept: ``before``, or where the log began already if that is higher.
+
+        Raises:
+            UnknownTopicError, PartitionMismatchError: there is no such partition.
+            OffsetOutOfRangeError: ``before`` is below 0 or past the high watermark.
+            StorageReadOnlyError: the store is open for reading only.
+            PoisonedError, StorageError: whether they are gone shows at the next opening.
+
+        Crashes: durable when this returns; a crash before leaves all of them, or none.
+        """
+        self._check_process()
+        self._check_writable("records cannot be deleted")
+        found = self._existing_topics(topic)[0]
+        target = found.partition(partition)
+        state = target.state()
+        if type(before) is not int or not 0 <= before <= state.high_watermark:
+            raise out_of_range(before, state)
+        if before > state.durable_end_offset:
+            target.sync()  # a power cut must not leave a log that ends before it begins
+        if before > state.log_start_offset:
+            self._maintenance.delete_records(found, target, before)
+        return target.log_start_offset
+
+    def retention_plan(self, topic: str | None = None) -> list[RetentionPlan]:
+        """What retention would delete now, why, and which groups hold it up. Changes nothing.
+
+        Segments whose age decides are read and verified before they are put down to go.
+
+        Args:
+            topic: its name; None: all.
+
+        Returns:
+            One for each partition, also where nothing goes.
+
+        Raises:
+            UnknownTopicError: there is no such topic.
+            CorruptionError: the newest segment of a partition, or ``groups/``, is damaged.
+        """
+        self._check_process()
+        return [
+            plan
+            for found in self._existing_topics(topic)
+            for plan in self._maintenance.plan_retention(found)
+        ]
+
+    def apply_retention(self, topic: str | None = None) -> list[RetentionPlan]:
+        """Delete what :meth:`retention_plan` says, as it is now, without waiting for the background.
+
+        Args:
+            topic: its name; None: all.
+
+        Returns:
+            What went, one for each partition.
+
+        Raises:
+            UnknownTopicError: there is no such topic.
+            LockedError: another process or thread is deleting or compacting, for half a minute already.
+            StorageReadOnlyError: the store is open for reading only.
+            CorruptionError, PoisonedError, StorageFullError, StorageError: the rest stays until the next
+                time.
+
+        Crashes: each partition is as before or as afterwards.
+        """
+        self._check_process()
+        self._check_writable("nothing can be deleted")
+        return [
+            plan
+            for found in self._existing_topics(topic)
+            for plan in self._maintenance.retain(found)
+        ]
+
+    def compaction_plan(self, topic: str | None = None) -> list[CompactionPlan]:
+        """What there is to compact, and whether it is due. Changes nothing.
+
+        Args:
+            topic: its name; None: all that are compacted.
+
+        Returns:
+            One for each partition.
+
+        Raises:
+            UnknownTopicError: there is no such topic.
+        """
+        self._check_process()
+        return [
+            plan
+            for found in self._compacted_topics(topic)
+            for plan in self._maintenance.plan_compaction(found)
+        ]
+
+    def compact(self, topic: str | None = None) -> list[CompactionResult]:
+        """Compact now, due or not, without waiting for the background: of each key the last record stays.
+
+        Args:
+            topic: its name; None: all that are compacted.
+
+        Returns:
+            What was done, one for each partition. If its keys had no room in memory the rest waits for the
+            next call.
+
+        Raises:
+            UnknownTopicError: there is no such topic.
+            SettingError: its ``cleanup_policy`` is another one.
+            LockedError: another process or thread is deleting or compacting, for half a minute already.
+            StorageReadOnlyError: the store is open for reading only.
+            CorruptionError: a segment is damaged: it stays as it is, and so does all behind it.
+            StorageFullError, StorageError: what is compacted so far is.
+
+        Crashes: each segment is as before or as afterwards. Writers and readers go on meanwhile.
+        """
+        self._check_process()
+        self._check_writable("nothing can be compacted")
+        return [
+            done
+            for found in self._compacted_topics(topic)
+            for done in self._maintenance.compact(found)
+        ]
+
+    def _compacted_topics(self, name: str | None) -> list[Topic]:
+        found = self._existing_topics(name)
+        return found if name is not None else [each for each in found if each.settings.compacts]
+
+    def roll(self, topic: str, partition: int | None = None) -> dict[int, int]:
+        """Seal the newest segment of partitions and begin another one. An empty one stays.
+
+        Only sealed segments are compacted; retention does this by itself.
+
+        Args:
+            topic: its name.
+            partition: number of the partition; None: all.
+
+        Returns:
+            The base offset of the newest segment, by partition.
+
+        Raises:
+            UnknownTopicError, PartitionMismatchError: there is no such partition.
+            StorageReadOnlyError: the store is open for reading only.
+            PoisonedError, StorageFullError, StorageError: the newest segment stays.
+
+        Crashes: all that was appended is durable when this returns.
+        """
+        self._check_process()
+        self._check_writable("nothing can be rolled")
+        found = self._existing_topics(topic)[0]
+        chosen = found.partitions if partition is None else [found.partition(partition)]
+        return {each.number: each.roll() for each in chosen}
+
+    def _existing_topics(self, name: str | None) -> list[Topic]:
+        with self._lock:
+            self._check_open()
+            self._refresh_topics()
+            if name is None:
+                return [self._topics[known] for known in sorted(self._topics)]
+            return [self._known_topic(name)]
+
+    def _group_positions(self, topic: str) -> Mapping[int, Mapping[str, int]]:
+        """By partition, the next offset that each group reads. Groups are of a layer above."""
+        return {}
+
+    @contextmanager
+    def _kept(self, topic: Topic) -> Iterator[None]:
+        """Nobody can delete the topic, and make another one of that name, meanwhile.
+
+        Raises:
+            UnknownTopicError: it was deleted.
+        """
+        with self._change():
+            if self._topics.get(topic.name) is not topic:
+                raise UnknownTopicError(
+                    f"topic {topic.name!r} was deleted", hint="Ask for it anew", topic=topic.name
+                )
+            yield
+
+    def _begin_deletion(self, topic: Topic, plans: Sequence[RetentionPlan]) -> None:
+        """Steps 1 to 3 of :mod:`eventlog.log.retention`, while nobody can make another topic of that name.
+
+        Raises:
+            UnknownTopicError: the topic was deleted.
+        """
+        with self._kept(topic):
+            for plan in plans:
+                topic.partition(plan.partition).move_start(plan.new_log_start_offset)
+                self._log_starts.note(topic.name, plan.partition, plan.new_log_start_offset)
+            self._log_starts.save()
+            for plan in plans:
+                bases = [each.base_offset for each in plan.segments]
+                set_aside(topic.partition(plan.partition), bases)
 
     # -- durable in the background --------------------------------------------------------------
 
@@ -737,40 +891,12 @@ class Store:
             )
         self._written_points = dict(self._recovery_points)
 
-    def _tick(self, seen: dict[tuple[str, int], int]) -> float:
-        """Sync what is due, note the recovery points; returns seconds to the next tick."""
-        with self._lock:
-            if self._closed:
-                return _TICK_S_MAX
-            partitions = [p for topic in self._topics.values() for p in topic.partitions]
-        shortest = _TICK_S_MAX
-        for partition in partitions:
-            if partition.settings.durability == "interval":
-                shortest = min(shortest, partition.settings.interval_ms / 1000)
-            try:
-                state = partition.state()
-                if state.poisoned_errno:
-                    continue
-                place = (partition.topic, partition.number)
-                is_idle = seen.get(place) == state.log_end_offset
-                seen[place] = state.log_end_offset
-                # Who was killed may have made durable what it did not come to tell the readers.
-                told = min(state.durable_end_offset, state.high_watermark)
-                if told < state.log_end_offset and (
-                    partition.settings.durability == "interval" or is_idle
-                ):
-                    partition.sync()
-            except (ClosedError, UnknownTopicError):
-                continue  # deleted meanwhile
-            except EventLogError as error:
-                _logger.warning(
-                    "background sync of %s-%d: %s",
-                    partition.topic,
-                    partition.number,
-                    error,
-                    extra={"topic": partition.topic, "partition": partition.number},
-                )
-        return shortest
+    def _open_partitions(self) -> list[Partition]:
+        """Of all topics that this process knows."""
+        return [each for topic in self._open_topics() for each in topic.partitions]
+
+    def _open_topics(self) -> list[Topic]:
+        return list(self._topics.values())
 
     def _keep_up(self) -> None:
         """Once a second: what other processes did to the topics, and the recovery points."""
@@ -781,6 +907,7 @@ class Store:
             self._note_recovery_points()
             if self._recovery_points != self._written_points:
                 self._checkpoint()
+        self._maintenance.start_if_wanted()
 
     # -- closing --------------------------------------------------------------------------------
 
@@ -816,6 +943,7 @@ class Store:
                 return
             self._closed = True
         self._stop.set()
+        self._maintenance.stop()
         if self._flusher is not None and self._flusher is not threading.current_thread():
             self._flusher.join()
         errors: list[EventLogError] = []
@@ -880,6 +1008,7 @@ class Store:
         """Let go of everything without a promise."""
         self._closed = True
         self._stop.set()
+        self._maintenance.stop()
         for topic in self._topics.values():
             for partition in topic.partitions:
                 try:
@@ -889,27 +1018,13 @@ class Store:
         self._members.leave()
 
 
-def _partitions_of(store: Store | None) -> list[Partition]:
-    return [] if store is None else [p for t in list(store._topics.values()) for p in t.partitions]
-
-
-def _flush(reference: weakref.ref[Store], stop: threading.Event) -> None:
-    """The flusher thread: it must not keep a forgotten store alive."""
-    seen: dict[tuple[str, int], int] = {}
-    wait_s, since_checkpoint_s = _TICK_S_MAX, 0.0
-    while not stop.wait(wait_s):
-        store = reference()
-        if store is None:
-            return
-        since_checkpoint_s += wait_s
-        try:
-            wait_s = store._tick(seen)
-            if since_checkpoint_s >= _TICK_S_MAX:
-                since_checkpoint_s = 0.0
-                store._keep_up()
-        except (EventLogError, MemoryError) as error:
-            _logger.warning("background checkpoint of %s: %s", store.path, error)
-        del store
+def _not_compactable(name: str) -> SettingError:
+    return SettingError(
+        f"event store {name!r} cannot be compacted: of each stream only the last event would be left",
+        hint="Leave cleanup_policy as it is, or use a topic",
+        setting="cleanup_policy",
+        value="compact",
+    )
 
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -118,7 +118,8 @@ class Topic:
             Receipt(partition, offset, 1).
 
         Raises:
-            InvalidRecordError: a key, value or header that is not bytes, a bad timestamp.
+            InvalidRecordError: a key, value or header that is not bytes, a bad timestamp; no key, in a
+                topic that is compacted.
             RecordTooLargeError: larger than ``batch_size_bytes_max``: split it or raise the setting.
             StorageFullError: no room; nothing was kept, make room and call again.
             PoisonedError: an fdatasync failed: whether the record is kept shows after reopening.
@@ -127,6 +128,8 @@ class Topic:
         Durability: under ``"sync"`` the record survives power loss once this returns; under the others
         the kill of the process. Threads share fdatasyncs (group commit).
         """
+        if key is None:
+            self.check_key_may_be_missing()
         target = self._only if partition is None else self.partition(partition)
         if target is None:
             target = self._partitions[self._choose(key, _size_bytes(value))]
@@ -171,6 +174,10 @@ class Topic:
             if headers is None
             else tuple(NO_HEADERS if each is None else encode_headers(each) for each in headers)
         )
+        if keys is None or (
+            self.settings.compacts and not isinstance(keys, bytes) and None in keys
+        ):
+            self.check_key_may_be_missing()
         target = self._only if partition is None else self.partition(partition)
         if target is None and (keys is None or isinstance(keys, bytes)):
             target = self._partitions[self._choose(keys, sum(map(_size_bytes, values)))]
@@ -232,6 +239,20 @@ class Topic:
     def partition_for_key(self, key: bytes) -> int:
         """Number of the partition that records of this key go to (Kafka's default partitioner)."""
         return int(lib.el_murmur2(key, len(key)) & 0x7FFFFFFF) % self._count
+
+    def check_key_may_be_missing(self) -> None:
+        """Compaction would drop a record without a key, so it is refused, as by Kafka.
+
+        Raises:
+            InvalidRecordError: the topic is compacted.
+        """
+        if self.settings.compacts:
+            raise InvalidRecordError(
+                f"a record without a key for topic {self.name!r}, of which only the last record of each "
+                "key is kept",
+                hint="Give it a key, or take a cleanup_policy without compact",
+                field="key",
+            )
 
     def _choose(self, key: bytes | None, size_bytes: int) -> int:
         key = as_bytes(key, "key")

@@ -34,6 +34,8 @@ class TopicEntry(msgspec.Struct):
         partitions: how many.
         settings: those that were set; the others are as the store has them.
         has_gaps: offsets may be missing.
+        segments_meet: all the same each segment ends where the next one begins (what eventlog compacts),
+            so one that is missing is noticed.
         is_event_store: keys stay in their partitions, so there will not be more.
         is_deleted: it is being deleted; whoever comes next ends that.
         growing_from: partitions from this one on may not have been made yet.
@@ -43,9 +45,16 @@ class TopicEntry(msgspec.Struct):
     partitions: int
     settings: dict[str, Any] = {}
     has_gaps: bool = False
+    segments_meet: bool = False
     is_event_store: bool = False
     is_deleted: bool = False
     growing_from: int | None = None
+
+    def compacted(self, compacts: bool) -> TopicEntry:
+        """The entry, where the topic's policy compacts from now on."""
+        if not compacts or self.has_gaps:
+            return self
+        return msgspec.structs.replace(self, has_gaps=True, segments_meet=True)
 
 
 class _Content(msgspec.Struct):
@@ -83,9 +92,9 @@ class TopicsFile:
         """What was loaded is not used: the next :meth:`has_changed` says yes."""
         self._seen = None
 
-    def load(self) -> bool:
+    def load(self) -> list[str]:
         """What it says, and partition directories that it does not know (brought from a Kafka broker, or
-        left by a lost topics.json): they are taken in with default settings. Whether there are any.
+        left by a lost topics.json): they are taken in with default settings. The names of these.
 
         Raises:
             StorageError: it cannot be read or understood, or does not fit what is there.
@@ -107,7 +116,7 @@ class TopicsFile:
             entry = TopicEntry(topic_id, 1 + max(directories), has_gaps=has_gaps)
             self._check(name, entry, set(directories))
             self.entries[name] = entry
-        return bool(found)
+        return sorted(found)
 
     def _read(self) -> dict[str, TopicEntry]:
         try:

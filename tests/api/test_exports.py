@@ -17,6 +17,8 @@ from eventlog import errors
 PUBLIC = [
     "ANY",
     "Activity",
+    "BackupProblem",
+    "BackupReport",
     "Clock",
     "Codec",
     "Consumer",
@@ -41,6 +43,9 @@ PUBLIC = [
     "Record",
     "RecordedEvent",
     "RecoveryReport",
+    "RepairStep",
+    "RestoreReport",
+    "RetentionPlan",
     "STREAM_EXISTS",
     "StreamAppend",
     "SystemClock",
@@ -50,6 +55,9 @@ PUBLIC = [
     "WrongExpectedVersion",
     "errors",
     "open",
+    "repair",
+    "restore",
+    "verify_backup",
 ]
 
 

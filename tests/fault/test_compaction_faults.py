@@ -18,27 +18,29 @@ pytestmark = pytest.mark.guarantee("G-23")
 
 def test_every_operation_fails_once(fault_module: Path, scratch: Path) -> None:
     counts = run_driver(fault_module, "compaction_driver", str(scratch), "once:EIO")
-    assert counts["fired"] == counts["runs"] > 90
-    assert counts["raised"] > 0.8 * counts["runs"]
-    assert counts["C-G"] > 5
+    assert counts["fired"] == counts["runs"] > 15
+    assert counts["raised"] > 0.7 * counts["runs"]
+    assert counts["C-G"] > 0
 
 
 def test_the_process_ends_before_every_operation(fault_module: Path, scratch: Path) -> None:
     counts = run_driver(fault_module, "compaction_driver", str(scratch), "kill:9")
-    assert counts["killed"] > 90
-    assert counts["C-G"] > 5
+    assert counts["killed"] > 15
+    assert counts["C-G"] > 0
 
 
 def test_the_power_goes_after_every_operation(fault_module: Path, scratch: Path) -> None:
     counts = run_driver(fault_module, "compaction_driver", str(scratch), "cut:2")
-    assert counts["states"] > 200
-    assert counts["C-G"] > 20
+    assert counts["states"] > 40
+    assert counts["C-G"] > 2
 
 
 @pytest.mark.deep
 @pytest.mark.timeout(1200)
 def test_compaction_under_more_of_everything(fault_module: Path, scratch: Path) -> None:
     jobs = (
+        "once:EIO",
+        "kill:9",
         "once:ENOSPC",
         "sticky:EIO",
         "full:1",

@@ -3,12 +3,12 @@
 The partition is taken apart into stretches of sound batches and holes: bytes that are no sound batch, or
 records that are not there at all. Two ways lead on:
 
-- ``"skip"``: sound batches behind a hole are kept. In its place comes one empty batch that spans the lost
-  offsets (as Kafka's compaction leaves them), so offsets go on without a gap between batches.
-- ``"cut"``: the log ends at the first hole, and what is behind it is lost, too.
+- ``"skip"``: sound batches behind a hole are kept. In its place, also at the end, comes one empty batch that
+  spans the lost offsets (as Kafka's compaction leaves them), so nothing else ever gets those offsets.
+- ``"cut"``: the log ends at the first hole, and what is behind it is lost, too. The next records get the
+  offsets of those that are lost.
 
-With both, what is lost at the very end is cut off: the next records get those offsets. And a log that lost
-its first segments begins later.
+With both, a log that lost its first segments begins later.
 """
 
 from __future__ import annotations
@@ -246,9 +246,9 @@ class _Planner:
         holes = [i for i, stretch in enumerate(stretches) if stretch.kind is Kind.HOLE]
         if self.method == "cut":
             at = holes[0] if holes else len(stretches)
-        else:
-            sound = [i for i, stretch in enumerate(stretches) if stretch.kind is Kind.SOUND]
-            at = next((i for i in holes if i > max(sound, default=-1)), len(stretches))
+        else:  # a checkpoint that names an end as far away as that is damaged itself
+            too_long = [i for i in holes if stretches[i].end - stretches[i].first > OFFSET_SPAN_MAX]
+            at = too_long[-1] if too_long and too_long[-1] == len(stretches) - 1 else len(stretches)
         return stretches[:at], stretches[at:]
 
     def _begin_anew(self, bases: list[int], stretches: Iterable[Stretch]) -> None:

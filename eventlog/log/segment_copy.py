@@ -19,7 +19,7 @@ HEADER_SIZE = 61
 POSITION_MAX = 2**31 - 1
 """Positions in an index have 31 bits."""
 _LENGTH = slice(8, 12)  # in a batch
-_SYNC_SIZE_BYTES = 16 * MIB
+_SYNC_SIZE_BYTES = 2 * MIB
 """So much is written before it is synced: one large fdatasync at the end would hold up the appends'."""
 _FORGET_SIZE_BYTES = 32 * MIB
 

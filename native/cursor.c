@@ -69,6 +69,7 @@ static void leave_batch(el_cursor *c) {
 /* Who reads a large log from end to end shall not seem to fill the memory: mapped pages count as the
  * process's own for as long as they are mapped. */
 #define FORGET_SIZE (32 << 20)
+#define FORGET_REST_SIZE (1 << 20) /* at the end of a segment; less is not worth the call */
 
 static void forget(el_cursor *c, int64_t size_min) {
     if (c->map != NULL && c->position - c->read_from >= size_min) {
@@ -79,7 +80,7 @@ static void forget(el_cursor *c, int64_t size_min) {
 
 static void leave_map(el_cursor *c) {
     leave_batch(c);
-    forget(c, FORGET_SIZE / 32);
+    forget(c, FORGET_REST_SIZE);
     el_map_release(c->map);
     c->map = NULL;
     c->position = 0;
